@@ -1,0 +1,32 @@
+"""Errors that a user can cause, told in one sentence."""
+import difflib
+import sys
+from typing import Callable, Iterable, Optional
+
+
+class UserError(Exception):
+    """Something the user can put right. The message says what is wrong and the way out, in one sentence."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: the closest known one, or all of them if none is close.
+
+    >>> nearest("eurosatt", ["eurosat", "dtd"])
+    'did you mean "eurosat"?'
+    """
+    known = sorted(known)
+    by_folded = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
+    return f'did you mean "{by_folded[close[0]]}"?' if close else "known: " + ", ".join(known)
+
+
+def cli(main: Callable[[], Optional[int]]) -> None:
+    """Run a command line: a UserError or Ctrl-C ends in one line on stderr and a non-zero exit, not in a traceback."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.exit(130)
