@@ -1,0 +1,2 @@
+"""From images on disk to batches."""
+from .data_manager import DataManager, DatasetWrapper

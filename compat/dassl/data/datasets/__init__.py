@@ -1,0 +1,3 @@
+"""Lists of labelled images."""
+from .base_dataset import DatasetBase, Datum
+from .build import DATASET_REGISTRY, build_dataset

@@ -1,0 +1,16 @@
+"""The dataset that a configuration names."""
+from yacs.config import CfgNode
+
+from dassl.utils import Registry, check_availability
+
+from .base_dataset import DatasetBase
+
+DATASET_REGISTRY = Registry("DATASET")
+
+
+def build_dataset(cfg: CfgNode) -> DatasetBase:
+    """An instance of `DATASET.NAME`; ValueError if it is not registered."""
+    check_availability(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    if cfg.VERBOSE:
+        print(f"Loading dataset: {cfg.DATASET.NAME}")
+    return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)

@@ -1,0 +1,123 @@
+"""The order in which a loader takes images."""
+import random
+from collections import defaultdict
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
+
+__all__ = ["RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "build_sampler"]
+
+
+def _indices_by(data_source: Sequence, attribute: str) -> Dict[int, List[int]]:
+    groups = defaultdict(list)
+    for index, item in enumerate(data_source):
+        groups[getattr(item, attribute)].append(index)
+    return groups
+
+
+class _GroupSampler(Sampler):
+    """Draws a whole epoch at once, whose length is known only by drawing one."""
+
+    def __init__(self):
+        self.length = len(self._draw())
+
+    def _draw(self) -> List[int]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._draw())
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class RandomDomainSampler(_GroupSampler):
+    """Batches of `n_domain` random domains (all if 0) with equally many images each, until one of them runs short."""
+
+    def __init__(self, data_source: Sequence, batch_size: int, n_domain: Optional[int] = 0):
+        self.by_domain = _indices_by(data_source, "domain")
+        self.domains = list(self.by_domain)
+        self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
+        if batch_size % self.n_domain:
+            raise ValueError(f"a batch of {batch_size} cannot be shared equally by {self.n_domain} domains")
+        self.n_images = batch_size // self.n_domain
+        super().__init__()
+
+    def _domains_of_batch(self) -> List[int]:
+        return random.sample(self.domains, self.n_domain)
+
+    def _draw(self) -> List[int]:
+        left = {domain: list(indices) for domain, indices in self.by_domain.items()}
+        drawn = []
+        running_short = False
+        while not running_short:
+            for domain in self._domains_of_batch():
+                chosen = random.sample(left[domain], self.n_images)
+                drawn += chosen
+                left[domain] = [index for index in left[domain] if index not in chosen]
+                running_short |= len(left[domain]) < self.n_images
+        return drawn
+
+
+class SeqDomainSampler(RandomDomainSampler):
+    """Batches with equally many images of every domain, the domains in sorted order."""
+
+    def __init__(self, data_source: Sequence, batch_size: int):
+        super().__init__(data_source, batch_size)
+
+    def _domains_of_batch(self) -> List[int]:
+        return sorted(self.domains)
+
+
+class RandomClassSampler(_GroupSampler):
+    """Batches of random classes with `n_ins` images each; a class with fewer images repeats some."""
+
+    def __init__(self, data_source: Sequence, batch_size: int, n_ins: int):
+        self.by_class = _indices_by(data_source, "label")
+        self.n_ins = n_ins
+        self.n_classes = batch_size // n_ins
+        if not 0 < self.n_classes <= len(self.by_class):
+            raise ValueError(
+                f"a batch of {batch_size} with {n_ins} images per class needs 1 to {len(self.by_class)} classes, "
+                f"not {self.n_classes}"
+            )
+        super().__init__()
+
+    def _draw(self) -> List[int]:
+        portions = {}
+        for label, indices in self.by_class.items():
+            indices = list(indices)
+            if len(indices) < self.n_ins:
+                indices = np.random.choice(indices, size=self.n_ins, replace=True)
+            random.shuffle(indices)
+            full = len(indices) - len(indices) % self.n_ins
+            portions[label] = [list(indices[i:i + self.n_ins]) for i in range(0, full, self.n_ins)]
+        drawn = []
+        while len(portions) >= self.n_classes:
+            for label in random.sample(list(portions), self.n_classes):
+                drawn += portions[label].pop(0)
+                if not portions[label]:
+                    del portions[label]
+        return drawn
+
+
+def build_sampler(
+    sampler_type: str,
+    cfg: Any = None,
+    data_source: Sequence = (),
+    batch_size: int = 32,
+    n_domain: int = 0,
+    n_ins: int = 16,
+) -> Sampler:
+    """The sampler of that name; ValueError for an unknown one."""
+    known = {
+        "RandomSampler": lambda: RandomSampler(data_source),
+        "SequentialSampler": lambda: SequentialSampler(data_source),
+        "RandomDomainSampler": lambda: RandomDomainSampler(data_source, batch_size, n_domain),
+        "SeqDomainSampler": lambda: SeqDomainSampler(data_source, batch_size),
+        "RandomClassSampler": lambda: RandomClassSampler(data_source, batch_size, n_ins),
+    }
+    if sampler_type not in known:
+        raise ValueError(f'"{sampler_type}" is no sampler; known: {", ".join(known)}')
+    return known[sampler_type]()

@@ -1,0 +1,3 @@
+"""The training loop."""
+from .build import TRAINER_REGISTRY, build_trainer
+from .trainer import SimpleTrainer, TrainerBase, TrainerX

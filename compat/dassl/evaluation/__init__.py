@@ -1,0 +1,3 @@
+"""Test results from predictions."""
+from .build import EVALUATOR_REGISTRY, build_evaluator
+from .evaluator import Classification, EvaluatorBase

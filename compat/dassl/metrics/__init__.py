@@ -1,0 +1,2 @@
+"""Measures of a batch of predictions."""
+from .accuracy import compute_accuracy

@@ -1,0 +1,27 @@
+"""Top-k accuracy."""
+from typing import List, Sequence, Tuple, Union
+
+import torch
+
+__all__ = ["compute_accuracy"]
+
+
+def compute_accuracy(
+    output: Union[torch.Tensor, Tuple[torch.Tensor, ...], List[torch.Tensor]],
+    target: torch.Tensor,
+    topk: Sequence[int] = (1,),
+) -> List[torch.Tensor]:
+    """How often the label is among the k highest scores.
+
+    Args:
+        output: scores (B, K), or a tuple whose first element they are.
+        target: labels (B,).
+        topk: the k's.
+
+    Returns:
+        For each k the percentage, of shape (1,), on the device of the scores.
+    """
+    scores = output[0] if isinstance(output, (tuple, list)) else output
+    ranked = scores.topk(max(topk), dim=1).indices
+    hits = ranked == target.unsqueeze(1)
+    return [hits[:, :k].any(dim=1).float().mean(dim=0, keepdim=True) * 100 for k in topk]

@@ -1,0 +1,42 @@
+"""Classes found by the name that a configuration gives."""
+from typing import Any, Dict, List, Optional
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """Maps names to classes or functions.
+
+    >>> METHODS = Registry("METHOD")
+    >>> @METHODS.register()
+    ... class Mine: ...
+    >>> METHODS.get("Mine") is Mine
+    True
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+        self._obj_map: Dict[str, Any] = {}
+
+    def register(self, obj: Optional[Any] = None, force: bool = False) -> Any:
+        """Register `obj` under its own name; without `obj`, a decorator that does.
+
+        Raises:
+            KeyError: the name is taken and `force` is not set.
+        """
+        if obj is None:
+            return lambda decorated: self.register(decorated, force)
+        name = obj.__name__
+        if name in self._obj_map and not force:
+            raise KeyError(f'"{name}" is registered already in the {self._name} registry; force=True replaces it')
+        self._obj_map[name] = obj
+        return obj
+
+    def get(self, name: str) -> Any:
+        """Raises KeyError if nothing is registered under `name`."""
+        if name not in self._obj_map:
+            raise KeyError(f'"{name}" is not in the {self._name} registry; known: {", ".join(sorted(self._obj_map))}')
+        return self._obj_map[name]
+
+    def registered_names(self) -> List[str]:
+        return list(self._obj_map)
