@@ -1,0 +1,107 @@
+"""Where a CLIP comes from: OpenAI's weights, a file, or the tiny one that this project brings along."""
+import hashlib
+import inspect
+import os
+import warnings
+from typing import Dict
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from .errors import UserError, nearest
+from .files import download
+
+CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's own loader keeps them
+TINY = "tiny"
+
+
+def import_clip():
+    """The `clip` module: OpenAI's package, or the `clip/` folder of a CoOp checkout.
+
+    Raises:
+        UserError: there is none, or it cannot be imported.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which warns at length
+            from clip import clip, model
+        return clip, model
+    except ImportError as error:
+        raise UserError(f"CLIP cannot be imported ({error}); pip install clip-anytorch 'setuptools<81', "
+                        "or run inside a CoOp checkout, which has it in its folder clip/") from error
+
+
+def load_clip(name: str) -> nn.Module:
+    """A stock CLIP in float32 on the CPU, in eval mode.
+
+    Args:
+        name: "tiny", one of OpenAI's names such as "ViT-B/16", or the path of a weights file.
+
+    Raises:
+        UserError: unknown name, a ResNet, weights that cannot be had, or a `clip` whose `build_model` fails.
+    """
+    clip, _ = import_clip()
+    if name == TINY:
+        state = tiny_state()
+    elif name in clip._MODELS:
+        if name.startswith("RN"):
+            raise UserError(f"{name} is a ResNet, but prompts and block biases need a ViT, such as ViT-B/16")
+        url = clip._MODELS[name]
+        sha256 = url.split("/")[-2]
+        path = os.path.join(CACHE, os.path.basename(url))
+        download(url, path, sha256=sha256)
+        state = read_weights(path)
+    elif os.path.isfile(name):
+        state = read_weights(name)
+    else:
+        raise UserError(f'there is no CLIP "{name}": {nearest(name, [TINY, *clip._MODELS])} Or give the path of a weights file.')
+    return build(state)
+
+
+def tiny_state() -> Dict[str, Tensor]:
+    try:
+        import tiny_clip
+    except ImportError as error:
+        raise UserError("the tiny CLIP lies in this project's folder tiny_clip/; start from its checkout, "
+                        "or add it to PYTHONPATH") from error
+    return tiny_clip.state_dict()
+
+
+def build(state: Dict[str, Tensor]) -> nn.Module:
+    """Build the `clip` module's CLIP from OpenAI's state dict."""
+    _, model = import_clip()
+    # MaPLe's and PromptSRC's copies want to know what to build into the model: nothing.
+    details = {"trainer": "CoOp", "vision_depth": 0, "language_depth": 0, "vision_ctx": 0, "language_ctx": 0}
+    wants_details = "design_details" in inspect.signature(model.build_model).parameters
+    try:
+        built = model.build_model(dict(state), *([details] if wants_details else []))
+    except Exception as error:  # another project's code, which fails in its own ways
+        raise UserError(f"the CLIP code in {os.path.dirname(model.__file__)} cannot build this model ({error})") from error
+    return built.float().eval()
+
+
+def read_weights(path: str) -> Dict[str, Tensor]:
+    """OpenAI's state dict from safetensors, a torch file, or one of OpenAI's own archives.
+
+    Those archives hold code. They are opened only if the checksum is that of OpenAI's file.
+
+    Raises:
+        UserError: damaged, or an archive that is not OpenAI's.
+    """
+    clip, _ = import_clip()
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with open(path, "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        if any(digest in url for url in clip._MODELS.values()):
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors have no common exception for a bad file
+        raise UserError(f"{path} is no CLIP weights file that can be read safely ({type(error).__name__}); it has to be "
+                        "OpenAI's own file, safetensors, or a plain state dict") from error
+    return state.get("state_dict", state)

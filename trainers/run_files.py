@@ -1,0 +1,133 @@
+"""What a run leaves in its folder: `config.yaml`, `results.json`, checkpoints. Needs no torch until a checkpoint is touched."""
+import json
+import os
+import pickle
+from typing import Any, Dict, List, Optional
+
+from yacs.config import CfgNode
+
+from .errors import UserError
+from .files import writing
+
+CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
+
+# Keys that say where or how a run is done, and not what comes out of it.
+CIRCUMSTANCES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "TRAIN.PRINT_FREQ")
+
+
+def flatten(node: CfgNode, prefix: str = "") -> Dict[str, Any]:
+    """A config tree as {"A.B.C": value}."""
+    flat: Dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value})
+    return flat
+
+
+def differences(ours: CfgNode, theirs: CfgNode) -> List[str]:
+    """The keys in which two configs mean different runs, as "KEY: ours, theirs". Keys that only one has do not count."""
+    a, b = flatten(ours), flatten(theirs)
+    plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731 (YAML has no tuples)
+    shared = [key for key in a if key in b and key not in CIRCUMSTANCES]
+    return [f"{key}: {a[key]!r}, {b[key]!r}" for key in shared if plain(a[key]) != plain(b[key])]
+
+
+def read_config(folder: str) -> CfgNode:
+    """The config of the run in `folder`.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = os.path.join(folder, CONFIG)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return CfgNode.load_cfg(file)
+    except OSError as error:
+        raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error
+
+
+def write_config(cfg: CfgNode, folder: str) -> None:
+    """Write the config of a run that starts or goes on in `folder`.
+
+    Raises:
+        UserError: the folder holds a run with another config.
+    """
+    if os.path.exists(os.path.join(folder, CONFIG)):
+        refuse_other_config(cfg, folder)
+    with writing(os.path.join(folder, CONFIG)) as file:
+        file.write(cfg.dump())
+
+
+def refuse_other_config(cfg: CfgNode, folder: str) -> None:
+    """Raises:
+        UserError: the run in `folder` has another config; names the first difference.
+    """
+    other = differences(cfg, read_config(folder))
+    if other:
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        raise UserError(f"{folder} holds a run with another config ({other[0]} there{more}); "
+                        "choose another output folder, or remove that one")
+
+
+def finished(cfg: CfgNode, folder: str) -> Optional[Dict[str, Any]]:
+    """The results of the run in `folder` if it is finished, else None.
+
+    Raises:
+        UserError: the folder holds a run with another config.
+    """
+    path = os.path.join(folder, RESULTS)
+    if not (os.path.exists(path) and os.path.exists(os.path.join(folder, CONFIG))):
+        return None
+    refuse_other_config(cfg, folder)
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_results(results: Dict[str, Any], folder: str) -> None:
+    """Write `results.json`; from then on the run counts as finished."""
+    with writing(os.path.join(folder, RESULTS)) as file:
+        json.dump(results, file, indent=2)
+        file.write("\n")
+
+
+def dassl_is_ours() -> bool:
+    """Whether the Dassl in use is the one in this project's compat/."""
+    import dassl
+
+    return os.path.basename(os.path.dirname(os.path.dirname(dassl.__file__))) == "compat"
+
+
+def save(data: Dict[str, Any], path: str) -> None:
+    """torch.save, written beside and renamed."""
+    import torch
+
+    with writing(path, "wb") as file:
+        torch.save(data, file)
+
+
+def load(path: str) -> Dict[str, Any]:
+    """Tensors and plain containers from a checkpoint; nothing in it is executed.
+
+    Checkpoints of the family's public code, with a live scheduler pickled inside, are read by the `dassl.utils` of this
+    project, which puts inert stubs for such objects.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds objects and Dassl is the original one.
+    """
+    import torch
+
+    if not os.path.exists(path):
+        raise UserError(f"there is no checkpoint {path}; train first, or check --model-dir and --load-epoch")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not dassl_is_ours():
+            raise UserError(f"{path} holds pickled objects, which only the Dassl in this project's compat/ reads "
+                            "without running them; put compat/ first on PYTHONPATH") from error
+    except Exception as error:  # whatever a cut or overwritten file makes torch and zip stumble over
+        raise UserError(f"{path} is damaged ({error}); remove it and train again") from error
+    from dassl.utils import load_checkpoint
+
+    try:
+        return load_checkpoint(path)
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and train again") from error

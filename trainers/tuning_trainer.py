@@ -1,0 +1,310 @@
+"""The Dassl trainer that all tuning methods share; a method adds what it learns (`custom_clip`) and its config node."""
+import os
+import platform
+import random
+import sys
+import time
+from typing import Any, Dict, Optional, Type
+
+import numpy as np
+import torch
+import yacs.config
+from dassl.config import cfg_default
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from torch import Tensor
+from tqdm import tqdm
+
+from . import run_files
+from .clip_models import load_clip
+from .errors import UserError
+from .tuned_clip import TunedCLIP, device_of
+
+
+def add_config(name: str, **defaults: Any) -> None:
+    """Add the node TRAINER.<name> to Dassl's default config, so that no `extend_cfg` has to be edited."""
+    node = cfg_default.TRAINER.get(name) or yacs.config.CfgNode()
+    for key, value in defaults.items():
+        node.setdefault(key, value)
+    cfg_default.TRAINER[name] = node
+
+
+def register(trainer: Type[TrainerX]) -> Type[TrainerX]:
+    """Register a trainer under its own name; where that is taken, under the first free one, and say so."""
+    known, name = TRAINER_REGISTRY.registered_names(), trainer.__name__
+    free = next(n for n in (name, *(f"PromptBias{name}{i}" for i in ("", *range(2, 100)))) if n not in known)
+    if free != name:
+        print(f'a trainer "{name}" is registered already: ours is "{free}"')
+        trainer.__name__ = free
+    TRAINER_REGISTRY.register(trainer)
+    return trainer
+
+
+def random_states() -> Dict[str, Any]:
+    """The state of every random generator that data order and augmentation draw from, as plain data."""
+    kind, keys, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest], "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_states(states: Dict[str, Any]) -> None:
+    """The inverse of `random_states`."""
+    version, inner, gauss = states["python"]
+    random.setstate((version, tuple(inner), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class TuningTrainer(TrainerX):
+    """Trains what `custom_clip` learns, with the frozen CLIP around it.
+
+    Only the learner is registered with Dassl, so checkpoints hold only what was learned. What resuming needs besides
+    (optimizer, scheduler, random states) is kept in a file beside them, renewed after every epoch.
+
+    Attributes:
+        custom_clip: the method's `CustomCLIP(cfg, classnames, clip_model)`.
+        node: its config node, TRAINER.<node>.
+        learner_name: the folder of its checkpoints.
+    """
+
+    custom_clip: Type[TunedCLIP]
+    node: str
+    learner_name = "learner"
+
+    def build_model(self) -> None:
+        cfg = self.cfg
+        self.model = self.custom_clip(cfg, self.dm.dataset.classnames, load_clip(cfg.MODEL.BACKBONE.NAME))
+        self.model.to(self.device)
+        learner = self.model.learner
+        count = sum(p.numel() for p in learner.parameters())
+        print(f'CLIP {cfg.MODEL.BACKBONE.NAME} in {self.model.precision}; text: "{self.model.template}"; '
+              f"{count:,} learned parameters")
+        self.optim = build_optimizer(learner, cfg.OPTIM) if count else None
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM) if count else None
+        self.register_model(self.learner_name, learner, self.optim, self.sched)
+        amp = self.model.precision == "amp" and device_of(cfg) == "cuda"
+        self.scaler = torch.cuda.amp.GradScaler(enabled=amp)
+        if cfg.MODEL.INIT_WEIGHTS:
+            self.load_state(run_files.load(cfg.MODEL.INIT_WEIGHTS), cfg.MODEL.INIT_WEIGHTS)
+
+    # Training
+
+    def before_train(self) -> None:
+        run_files.write_config(self.cfg, self.output_dir)
+        self.seconds_before = 0.0
+        super().before_train()
+        total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)
+        # Dassl's log lines already show the progress on a terminal; the bar is for when they go elsewhere.
+        self.bar = tqdm(total=total, desc=self.output_dir, unit="step", dynamic_ncols=True,
+                        disable=True if sys.__stdout__.isatty() else None)
+
+    def before_epoch(self) -> None:
+        self.losses = torch.zeros(len(self.train_loader_x), device=self.device)
+        self.reported = 0
+
+    def parse_batch_train(self, batch):
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def forward_backward(self, batch) -> Dict[str, float]:
+        image, label = self.parse_batch_train(batch)
+        loss = self.model(image, label)
+        self.optim.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        self.losses[self.batch_idx] = loss.detach()
+        self.bar.update()
+        done, last = self.batch_idx + 1, self.batch_idx + 1 == self.num_batches
+        summary = {}
+        # Reading a loss waits for the device, so it is read only when Dassl prints it.
+        if last or done % self.cfg.TRAIN.PRINT_FREQ == 0 or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
+            summary = {"loss": self.mean_loss(self.reported, done)}
+            self.reported = done
+            self.bar.set_postfix(summary)
+        if last:
+            self.update_lr()
+        return summary
+
+    def mean_loss(self, start: int, end: int) -> float:
+        """Mean loss of the steps start (included) to end of this epoch.
+
+        Raises:
+            UserError: one of them is not finite; the checkpoint of the last good epoch stays.
+        """
+        losses = self.losses[start:end].tolist()
+        for step, loss in enumerate(losses, start + 1):
+            if not np.isfinite(loss):
+                raise UserError(f"the loss is {loss} at step {step} of epoch {self.epoch + 1}; "
+                                "the last good checkpoint is kept; lower OPTIM.LR or use PREC fp32")
+        return float(np.mean(losses))
+
+    def after_epoch(self) -> None:
+        super().after_epoch()
+        if self.optim is not None:
+            self.save_training_state()
+
+    def after_train(self) -> None:
+        self.bar.close()
+        super().after_train()
+
+    # Testing
+
+    def model_inference(self, image: Tensor) -> Tensor:
+        return self.model(image)
+
+    def test(self, split: Optional[str] = None) -> float:
+        """Test, and write `results.json` (all but the rounds on the validation set during training).
+
+        Returns:
+            Accuracy in percent.
+        """
+        started = time.time()
+        accuracy = super().test(split)
+        if split is None:
+            run_files.write_results(self.results(accuracy, time.time() - started), self.output_dir)
+        return accuracy
+
+    def results(self, accuracy: float, seconds_of_test: float) -> Dict[str, Any]:
+        """All that `results.json` holds."""
+        cfg = self.cfg
+        true, predicted = np.array(self.evaluator._y_true), np.array(self.evaluator._y_pred)
+        per_class, f1 = {}, []
+        for label in np.unique(true):
+            hits = int(((true == label) & (predicted == label)).sum())
+            count, called = int((true == label).sum()), int((predicted == label).sum())
+            per_class[self.lab2cname[int(label)]] = {"accuracy": 100 * hits / count, "count": count}
+            f1.append(2 * hits / (count + called))
+        return {
+            "accuracy": accuracy,
+            "macro_f1": 100 * float(np.mean(f1)),
+            "per_class": per_class,
+            "counts": {
+                "train": len(self.dm.dataset.train_x),
+                "test": len(true),
+                "classes": self.num_classes,
+                "learned": sum(p.numel() for p in self.model.learner.parameters()),
+            },
+            "dataset": cfg.DATASET.NAME,
+            "trainer": cfg.TRAINER.NAME,
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            "template": self.model.template,
+            "shots": cfg.DATASET.NUM_SHOTS,
+            "seed": cfg.SEED,
+            "seconds": {"train": round(self.seconds_trained(), 2), "test": round(seconds_of_test, 2)},
+            # What could make another machine give another last digit.
+            "machine": {
+                "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
+                "precision": self.model.precision,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+                "dassl": "compat" if run_files.dassl_is_ours() else "upstream",
+            },
+        }
+
+    def seconds_trained(self) -> float:
+        """Seconds since training began, those before an interruption included; 0 if this run only tests."""
+        started = getattr(self, "time_start", None)
+        return 0.0 if started is None else self.seconds_before + time.time() - started
+
+    # Checkpoints
+
+    def about(self) -> Dict[str, Any]:
+        """What a checkpoint has to agree with to be loaded."""
+        node = {key: value for key, value in self.cfg.TRAINER[self.node].items() if key != "PREC"}
+        return {"TRAINER.NAME": type(self).__name__, "MODEL.BACKBONE.NAME": self.cfg.MODEL.BACKBONE.NAME,
+                **{f"TRAINER.{self.node}.{key}": value for key, value in node.items()}}
+
+    def checkpoint(self, epoch: int, val_result: Optional[float] = None) -> Dict[str, Any]:
+        """What is learned after epoch `epoch` (from 0), in Dassl's form."""
+        return {"state_dict": self.model.learner.state_dict(), "epoch": epoch + 1, "optimizer": None, "scheduler": None,
+                "val_result": val_result, "about": self.about()}
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="") -> None:
+        """As in Dassl: <directory>/<learner_name>/model.pth.tar-<epoch>, and its name in the file `checkpoint`."""
+        folder = os.path.join(directory, self.learner_name)
+        name = model_name or f"model.pth.tar-{epoch + 1}"
+        checkpoint = self.checkpoint(epoch, val_result)
+        run_files.save(checkpoint, os.path.join(folder, name))
+        if is_best:
+            run_files.save(checkpoint, os.path.join(folder, "model-best.pth.tar"))
+        with run_files.writing(os.path.join(folder, "checkpoint")) as file:
+            file.write(name + "\n")
+        print(f"Checkpoint saved to {os.path.join(folder, name)}")
+
+    def save_training_state(self) -> None:
+        state = self.checkpoint(self.epoch)
+        state.update(optimizer=self.optim.state_dict(), scheduler=scheduler_state(self.sched), scaler=self.scaler.state_dict(),
+                     random=random_states(), best_result=float(self.best_result), seconds=self.seconds_trained())
+        run_files.save(state, os.path.join(self.output_dir, self.learner_name, run_files.STATE))
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Go on from the last finished epoch of the run in `directory`, to the same end to the last bit.
+
+        Returns:
+            The epoch to start with (from 0).
+        """
+        path = os.path.join(directory, self.learner_name, run_files.STATE)
+        if self.optim is None or not os.path.exists(path):
+            return 0
+        state = run_files.load(path)
+        self.load_state(state, path)
+        self.optim.load_state_dict(state["optimizer"])
+        self.sched.__dict__.update(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best_result, self.seconds_before = state["best_result"], state["seconds"]
+        set_random_states(state["random"])
+        print(f'Going on from {path} after epoch {state["epoch"]}')
+        return state["epoch"]
+
+    def load_model(self, directory: str, epoch: Optional[int] = None) -> None:
+        """Load what was learned in the run in `directory`: epoch `epoch`, or the best, or the last.
+
+        Raises:
+            UserError: no such checkpoint, or it is damaged, or it belongs to another model.
+        """
+        if not directory:
+            raise UserError("--eval-only needs --model-dir, the output folder of a training run")
+        folder = os.path.join(directory, self.learner_name)
+        name = f"model.pth.tar-{epoch}" if epoch is not None else "model-best.pth.tar"
+        if epoch is None and not os.path.exists(os.path.join(folder, name)):
+            pointer = os.path.join(folder, "checkpoint")
+            if not os.path.exists(pointer):
+                raise UserError(f"{directory} holds no trained {type(self).__name__} ({pointer} is missing); train first")
+            with open(pointer, encoding="utf-8") as file:
+                name = file.read().strip()
+        path = os.path.join(folder, name)
+        self.load_state(run_files.load(path), path)
+        print(f"Loaded {path}")
+
+    def load_state(self, checkpoint: Dict[str, Any], path: str) -> None:
+        """Put a checkpoint's parameters into the learner.
+
+        Raises:
+            UserError: it belongs to another trainer, backbone or configuration; names both values.
+        """
+        wanted = self.about()
+        for key, value in checkpoint.get("about", {}).items():
+            if wanted.get(key, value) != value:
+                raise UserError(f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; set it to {value!r}")
+        state, learner = self.convert(checkpoint["state_dict"]), self.model.learner.state_dict()
+        for key in {**state, **learner}:
+            found, needed = (tuple(s[key].shape) if key in s else None for s in (state, learner))
+            if found != needed:
+                raise UserError(f"{path} has {key} of shape {found}, but this model needs {needed}; "
+                                f"compare depth and context length in TRAINER.{self.node}")
+        self.model.learner.load_state_dict(state)
+
+    def convert(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """A checkpoint of the same method by other code, as the learner's state; ours pass as they are."""
+        return state
+
+
+def scheduler_state(scheduler) -> Dict[str, Any]:
+    """A scheduler's state as plain data, with upstream Dassl's too, whose warm-up holds the live scheduler that follows."""
+    plain = (int, float, bool, str, list, dict, type(None))
+    return {key: value for key, value in scheduler.state_dict().items() if isinstance(value, plain)}
