@@ -40,6 +40,13 @@ def register(trainer: Type[TrainerX]) -> Type[TrainerX]:
     return trainer
 
 
+def grad_scaler(enabled: bool):
+    """CUDA's gradient scaler, wherever this torch keeps it; a disabled one changes nothing."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cuda", enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
 def random_states() -> Dict[str, Any]:
     """The state of every random generator that data order and augmentation draw from, as plain data."""
     kind, keys, *rest = np.random.get_state()
@@ -86,7 +93,7 @@ class TuningTrainer(TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM) if count else None
         self.register_model(self.learner_name, learner, self.optim, self.sched)
         amp = self.model.precision == "amp" and device_of(cfg) == "cuda"
-        self.scaler = torch.cuda.amp.GradScaler(enabled=amp)
+        self.scaler = grad_scaler(amp)
         if cfg.MODEL.INIT_WEIGHTS:
             self.load_state(run_files.load(cfg.MODEL.INIT_WEIGHTS), cfg.MODEL.INIT_WEIGHTS)
 
