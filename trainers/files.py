@@ -110,7 +110,7 @@ def _transfer(url: str, part: str, by_hand: str) -> None:
             patience = PATIENCE if _size(part) > before else patience - 1
             if patience == 0:
                 raise UserError(
-                    f"cannot fetch {url} ({error}); check the network and try again, it goes on where it stopped, {by_hand}"
+                    f"cannot fetch {url} ({error}); check the network and try again, it goes on from there, {by_hand}"
                 ) from error
 
 

@@ -1,0 +1,16 @@
+"""The datasets of the CoOp family, under CoOp's names and in CoOp's folders on disk.
+
+`reader.py` is what they share; a dataset's own file holds only what is particular to it. `prepare.py` is the command
+that fetches them (`python -m datasets.prepare --list`).
+"""
+import importlib
+import pkgutil
+
+_SHARED = {"coop_pickle", "prepare", "reader", "sources", "splits"}
+
+
+def register_all() -> None:
+    """Import every dataset in this folder, which enters it into Dassl's DATASET_REGISTRY under its name."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.name not in _SHARED:
+            importlib.import_module(f"{__name__}.{module.name}")

@@ -1,0 +1,40 @@
+"""CoOp's own caches: pickled lists of Dassl's Datum, read without running anything that a pickle could run."""
+import pickle
+from typing import Dict, List, Tuple
+
+from trainers.errors import UserError
+
+
+class _Datum:
+    """Stands for dassl.data.datasets.base_dataset.Datum; the pickle fills in its attributes."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type:
+        if module.split(".")[0] == "dassl" and name == "Datum":
+            return _Datum
+        raise pickle.UnpicklingError(f"it names {module}.{name}, and only dassl's Datum is let in")
+
+
+def read_pickle(path: str) -> Dict[str, List[Tuple[str, int, str]]]:
+    """Read `{"train": [Datum, ...], ...}` as lists of (absolute path, label, class name).
+
+    Raises:
+        UserError: the file is damaged, or holds anything but Datum and plain containers.
+    """
+    try:
+        with open(path, "rb") as file:
+            sets = _Unpickler(file).load()
+        return {str(key): [_plain(datum) for datum in data] for key, data in sets.items()}
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(
+            f"{path} cannot be read as one of CoOp's caches ({error or type(error).__name__}); delete it, and the "
+            "images are drawn anew"
+        ) from error
+
+
+def _plain(datum: _Datum) -> Tuple[str, int, str]:
+    path, label, name = datum._impath, datum._label, datum._classname
+    if not (isinstance(path, str) and isinstance(label, int) and isinstance(name, str)):
+        raise TypeError("a Datum in it has no path, label and class name")
+    return path, label, name

@@ -1,0 +1,64 @@
+"""Digits: scikit-learn's 1,797 handwritten digits of 8x8 pixels, written once as image files. Needs no network."""
+import os
+import shutil
+import tempfile
+
+from trainers.errors import UserError
+
+from .reader import FewShotDataset, register
+from .splits import Item, Split, divide_each
+
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@register
+class Digits(FewShotDataset):
+    dataset_dir = "digits"
+    split_file = "split_zhou_Digits.json"
+
+    def find_images(self) -> None:
+        if not os.path.isdir(self.dataset_dir):
+            write_digits(self.dataset_dir)
+        super().find_images()
+
+    def read_data(self) -> Split:
+        classes = []
+        for label, name in enumerate(CLASS_NAMES):
+            folder = os.path.join(self.image_dir, name)
+            classes.append([Item(os.path.join(folder, image), label, name) for image in sorted(os.listdir(folder))])
+        return divide_each(classes)
+
+
+def write_digits(folder: str) -> None:
+    """Write `folder`/images/<class>/<number>.png, grey values 0 (paper) to 255 (ink).
+
+    The folder appears whole or not at all; of several processes that write it at once, one wins and all find it.
+
+    Raises:
+        UserError: scikit-learn is not installed, or the folder cannot be written.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UserError("the dataset Digits is made from scikit-learn's; run `pip install scikit-learn`") from error
+    from PIL import Image
+
+    digits = load_digits()
+    print(f"Writing {len(digits.images):,} handwritten digits to {folder}")
+    root = os.path.dirname(folder)
+    try:
+        os.makedirs(root, exist_ok=True)
+        beside = tempfile.mkdtemp(dir=root, prefix=".digits.")
+        try:
+            for name in CLASS_NAMES:
+                os.makedirs(os.path.join(beside, "images", name))
+            for number, (image, label) in enumerate(zip(digits.images, digits.target)):
+                path = os.path.join(beside, "images", CLASS_NAMES[label], f"{number:04}.png")
+                Image.fromarray((image * (255 / 16)).round().astype("uint8")).save(path)
+            os.chmod(beside, 0o755)  # mkdtemp makes private folders
+            os.rename(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process was first
+            raise UserError(f"cannot write the digits to {folder} ({error.strerror}); give another --root") from error
