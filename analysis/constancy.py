@@ -1,0 +1,47 @@
+"""How constant is what the prompts contribute?
+
+A bias adds the same vector to every token of every image. Prompts add u (see `decompose`), which depends on the token that
+asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias, and 0 if nothing of it is constant.
+"""
+import torch
+from torch import Tensor
+
+from .decompose import Branch, Parts, Statistics, join_heads
+
+
+class PromptTerm(Statistics):
+    """Streams the mean of u and the mean of |u W_O|^2 over the rows of each set.
+
+    Attributes:
+        sum: (L, S, D), of u with its heads side by side, before W_O (which is linear).
+        square: (L, S), of |u W_O|^2.
+    """
+
+    def __init__(self, branch: Branch) -> None:
+        super().__init__(branch)
+        self.sum = [0.0] * len(branch.tower.blocks)
+        self.square = [0.0] * len(branch.tower.blocks)
+
+    def update(self, i: int, parts: Parts) -> Tensor:
+        u = join_heads(parts.u)  # (B, n, D)
+        self.sum[i] = self.sum[i] + torch.einsum("sbn,bnc->sc", self.sets, u).double()
+        squares = self.project(i, u).square().sum(-1)  # (B, n)
+        self.square[i] = self.square[i] + torch.einsum("sbn,bn->s", self.sets, squares).double()
+        return parts.whole
+
+    def project(self, i: int, gathered: Tensor) -> Tensor:
+        """(..., D) before W_O of block i -> after it, without b_O."""
+        return gathered @ self.branch.tower.blocks[i].attn.out_proj.weight.to(gathered).T
+
+    def gathered(self) -> Tensor:
+        """E u over the first set, before W_O, heads side by side: (L, D), float32."""
+        return torch.stack([total[0] / self.count[0] for total in self.sum]).float()
+
+    def bias(self) -> Tensor:
+        """m = E u W_O over the first set: (L, D), float32."""
+        return torch.stack([self.project(i, m) for i, m in enumerate(self.gathered().double())]).float()
+
+    def constancy(self) -> Tensor:
+        """|E u|^2 / E |u|^2, (L, S); NaN where u is zero throughout."""
+        means = [self.project(i, total / self.count[:, None]) for i, total in enumerate(self.sum)]
+        return torch.stack([m.square().sum(-1) / (square / self.count) for m, square in zip(means, self.square)])

@@ -1,0 +1,132 @@
+"""One look for all figures, and the files that a figure becomes."""
+import csv
+import io
+import os
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Sequence, Tuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402 (after the backend is chosen)
+import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from trainers.files import writing  # noqa: E402
+
+WIDTH = 7.2  # inches, of a figure as wide as a page's text
+
+# Colour, line style and marker of the models of a study, in its order: plain CLIP, the tuned run, runs to compare with.
+# Their lightness differs too, so that they can be told apart in greyscale.
+LOOKS = [
+    {"color": "#1f4e9e", "linestyle": "-", "marker": "o"},
+    {"color": "#e0402f", "linestyle": "--", "marker": "^"},
+    {"color": "#f2a93b", "linestyle": "-.", "marker": "s"},
+    {"color": "#2b7a4b", "linestyle": ":", "marker": "D"},
+    {"color": "#8d6cc1", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    {"color": "#555555", "linestyle": (0, (1, 1)), "marker": "P"},
+]
+
+plt.rcParams.update({
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,  # text stays text
+})
+
+
+@dataclass
+class Result:
+    """What a command found.
+
+    Attributes:
+        how_to_read: a few sentences for somebody who sees the figures for the first time.
+        headlines: the numbers that matter, (what, value); printed, in the report, and a CSV.
+        figures: file name (without ending) -> figure.
+        numbers: all that was plotted, and more, by name; an .npz.
+    """
+
+    how_to_read: str
+    headlines: List[Tuple[str, float]] = field(default_factory=list)
+    figures: Dict[str, Figure] = field(default_factory=dict)
+    numbers: Dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def look(index: int) -> Dict[str, object]:
+    """Colour, line style and marker of the model with that index in a study."""
+    return LOOKS[index % len(LOOKS)]
+
+
+def subplots(rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **kwargs) -> Tuple[Figure, np.ndarray]:
+    """A figure `width` inches wide, with an array (rows, columns) of axes that are `height` inches high each."""
+    return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **kwargs)
+
+
+def block_axis(axes: Axes, blocks: int) -> None:
+    """Number the blocks from 1 along x, at 1, 2, ..."""
+    axes.set_xticks(np.arange(1, blocks + 1, 1 if blocks <= 12 else 4))
+    axes.set_xlim(0.4, blocks + 0.6)
+    axes.set_xlabel("block")
+
+
+def heads_per_block(axes: Axes, values: np.ndarray, index: int, of: int = 1, place: int = 0, label: str = "") -> None:
+    """Values (L, H): a dot for each head and a line through their mean, over the blocks, for a model of a study.
+
+    Args:
+        index: of the model in the study, for its look.
+        of, place: so many models share the axes, and this is one of them (from 0): their dots stand side by side.
+    """
+    style = look(index)
+    x = np.arange(1, len(values) + 1) + 0.2 * (place - (of - 1) / 2)
+    axes.plot(x[:, None].repeat(values.shape[1], 1), values, linestyle="none", marker=style["marker"], markersize=3,
+              color=style["color"], alpha=0.55, markeredgewidth=0)
+    axes.plot(x, values.mean(1), color=style["color"], linestyle=style["linestyle"], marker=style["marker"], markersize=3.5,
+              markeredgecolor="white", markeredgewidth=0.4, label=label)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save(result: Result, folder: str, name: str) -> List[str]:
+    """Write `result` into `folder`: a PNG and a PDF of each figure, <name>.npz, <name>.csv. The files appear complete.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    written = []
+    for stem, figure in result.figures.items():
+        for ending in ("png", "pdf"):
+            with writing(os.path.join(folder, f"{stem}.{ending}"), "wb") as file:
+                # Without a date the same figure is the same file.
+                file.write(png(figure)) if ending == "png" else figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+            written.append(file_path(folder, stem, ending))
+    with writing(file_path(folder, name, "npz"), "wb") as file:
+        np.savez(file, **result.numbers)
+    with writing(file_path(folder, name, "csv")) as file:
+        csv.writer(file, lineterminator="\n").writerows([("what", "value"), *result.headlines])
+    return written + [file_path(folder, name, ending) for ending in ("npz", "csv")]
+
+
+def file_path(folder: str, stem: str, ending: str) -> str:
+    return os.path.join(folder, f"{stem}.{ending}")

@@ -1,0 +1,192 @@
+"""The runs that an analysis looks at: loaded from their folders, in float32, next to plain CLIP."""
+import contextlib
+import io
+import os
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import promptbias  # noqa: F401 (provides Dassl and the trainers)
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.data_manager import build_data_loader
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from torch import Tensor
+from tqdm import tqdm
+
+import datasets
+from trainers import run_files, zeroshot
+from trainers.bias_tuning import BlockBias
+from trainers.errors import UserError
+from trainers.ivlp import DeepPrompts
+from trainers.templates import GENERIC, template_of
+from trainers.tower import Tower
+from trainers.tuned_clip import TunedCLIP
+
+ZERO_SHOT = "zero-shot CLIP"
+
+
+class Study:
+    """A tuned run, the plain CLIP it started from, runs to compare it with, and the images they are tested on.
+
+    Args:
+        model_dir: folder of a finished run; its `config.yaml` says all the rest.
+        compare: folders of further runs on the same dataset and backbone.
+        template: text of plain CLIP, with one {}; "dataset" is the dataset's own.
+        samples: so many test images, spread evenly over the test set (None: all).
+        batch_size: images at a time; no result depends on it.
+        root: folder of the datasets, where it is not the one in `config.yaml`.
+
+    Attributes:
+        cfg: config of the tuned run.
+        tuned, plain: the two models to compare in every figure; float32, nothing requires a gradient.
+        models: label -> model, first plain, then tuned, then `compare`.
+        classnames: K names.
+        device: where the models are.
+
+    Raises:
+        UserError: no finished run, a run of another dataset or backbone, fewer images than asked.
+    """
+
+    def __init__(self, model_dir: str, compare: Sequence[str] = (), template: str = GENERIC,
+                 samples: Optional[int] = None, batch_size: int = 32, root: str = "") -> None:
+        datasets.register_all()
+        if batch_size < 1:
+            raise UserError(f"--batch-size is {batch_size}, but has to be at least 1")
+        self.batch_size = batch_size
+        trainer = load_run(model_dir, root)
+        self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset
+        self._transform = trainer.test_loader.dataset.transform
+        self.device = trainer.device
+        self.classnames: List[str] = self._data.classnames
+        self.plain = self.plain_clip(template)
+        self.models: Dict[str, TunedCLIP] = {ZERO_SHOT: self.plain}
+        self._add(self.tuned, model_dir)
+        for folder in compare:
+            other = load_run(folder, root)
+            for what, ours, theirs in (
+                ("dataset is", self.cfg.DATASET.NAME, other.cfg.DATASET.NAME),
+                ("backbone is", self.cfg.MODEL.BACKBONE.NAME, other.cfg.MODEL.BACKBONE.NAME),
+                ("classes are", self.classnames, other.dm.dataset.classnames),
+            ):
+                if ours != theirs:
+                    raise UserError(f"{folder} cannot be compared with {model_dir}: its {what} {theirs}, not {ours}")
+            self._add(other.model, folder)
+        self._test = spread(self._data.test, samples)
+
+    def _add(self, model: TunedCLIP, folder: str) -> None:
+        label = describe(model)
+        if label in self.models:
+            label += f" ({os.path.basename(os.path.normpath(folder))})"
+        self.models[label if label not in self.models else f"{label} {len(self.models)}"] = model
+
+    @property
+    def label(self) -> str:
+        """Of the tuned run, as in `models`."""
+        return list(self.models)[1]
+
+    def plain_clip(self, template: str = GENERIC) -> TunedCLIP:
+        """The CLIP that the tuned run started from, with `template`; it shares the tuned model's frozen weights."""
+        cfg = self.cfg.clone()
+        cfg.TRAINER.ZEROSHOTCLIP.PREC = "fp32"
+        cfg.TRAINER.ZEROSHOTCLIP.TEMPLATE = template_of(cfg) if template == "dataset" else template
+        return zeroshot.CustomCLIP(cfg, self.classnames, self.tuned.text.clip).to(self.device).eval().requires_grad_(False)
+
+    def __len__(self) -> int:
+        """Test images that `batches` goes through."""
+        return len(self._test)
+
+    def batches(self, what: str = "", split: str = "test") -> Iterator[Tuple[Tensor, Tensor]]:
+        """Images (B, 3, S, S), as in testing, and labels (B,), with a progress bar.
+
+        Args:
+            what: title of the progress bar.
+            split: "test", or "train" for the few-shot images that the tuned run learned from, without augmentation.
+        """
+        source = self._test if split == "test" else self._data.train_x
+        loader = build_data_loader(self.cfg, "SequentialSampler", source, self.batch_size,
+                                   tfm=self._transform, is_train=False)
+        with tqdm(total=len(source), desc=what, unit="image", leave=False, disable=None) as bar:
+            for batch in loader:
+                yield batch["img"].to(self.device), batch["label"].to(self.device)
+                bar.update(len(batch["label"]))
+
+
+def load_run(folder: str, root: str = "") -> TrainerX:
+    """The trainer of the finished run in `folder`, its model in float32, with what was learned, and without gradients.
+
+    Raises:
+        UserError: there is no finished run, or not one of this project's trainers.
+    """
+    written = run_files.read_config(folder)
+    if not os.path.exists(os.path.join(folder, run_files.RESULTS)):
+        raise UserError(f"the run in {folder} is not finished ({run_files.RESULTS} is missing); "
+                        "the command that began it goes on with it")
+    cfg = get_cfg_default()
+    try:
+        cfg.merge_from_other_cfg(written)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder}/{run_files.CONFIG} does not fit this version ({error.args[0]})") from error
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names() else None
+    if not hasattr(trainer_class, "custom_clip"):
+        raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be analysed; '
+                        "IVLP, BiasTuning and ZeroshotCLIP can")
+    cfg.TRAINER[trainer_class.node].PREC = "fp32"
+    cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
+    if root:
+        cfg.DATASET.ROOT = root
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = trainer_class(cfg)
+        trainer.load_model(folder)
+    trainer.model.eval().requires_grad_(False)
+    return trainer
+
+
+def spread(items: Sequence, count: Optional[int]) -> List:
+    """`count` of the items at even distances, so that a test set sorted by class keeps all its classes.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if count is None:
+        return list(items)
+    if not 1 <= count <= len(items):
+        raise UserError(f"--samples is {count}, but has to be between 1 and {len(items)}, the images of the test set")
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def describe(model: TunedCLIP) -> str:
+    """A few words for a legend: "deep prompts 4+4" (vision + text), "bias", ..."""
+    vision, text = model.learner.vision, model.learner.text
+    if isinstance(text, BlockBias):
+        return "bias"
+    if not isinstance(text, DeepPrompts):
+        return f'zero-shot "{model.template}"'
+    V, T = (tuner.prompts_at.stop - tuner.prompts_at.start for tuner in (vision, text))
+    depths = tuple(len(tuner.prompts) if isinstance(tuner, DeepPrompts) else 0 for tuner in (vision, text))
+    if depths == (len(model.vision.blocks), len(model.text.blocks)):
+        return f"deep prompts {V}+{T}"
+    return f"shallow prompts {V}+{T}" if depths == (1, 1) else f"prompts {V}+{T}, depth {depths[0]}+{depths[1]}"
+
+
+def choose_blocks(tower: Tower, blocks: Optional[Sequence[int]]) -> List[int]:
+    """Block numbers counted from 1, as users give them, to indices; all where none are given.
+
+    Raises:
+        UserError: there is no such block.
+    """
+    return _choose("block", blocks, len(tower.blocks))
+
+
+def choose_heads(tower: Tower, heads: Optional[Sequence[int]]) -> List[int]:
+    """Head numbers counted from 1 to indices; all where none are given.
+
+    Raises:
+        UserError: there is no such head.
+    """
+    return _choose("head", heads, tower.heads)
+
+
+def _choose(what: str, numbers: Optional[Sequence[int]], count: int) -> List[int]:
+    for number in numbers or ():
+        if not 1 <= number <= count:
+            raise UserError(f"there is no {what} {number}: {what}s are numbered from 1 to {count}")
+    return [number - 1 for number in numbers or range(1, count + 1)]
