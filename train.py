@@ -62,7 +62,7 @@ def explain(cfg, error: Exception) -> str:
     from trainers.run_files import flatten
 
     message = str(error.args[0] if error.args else error).splitlines()[0]
-    if not isinstance(error, KeyError):
+    if not message.startswith("Non-existent"):
         return message
     key = message.split(": ")[-1]
     return f"there is no config key {key}: {nearest(key, flatten(cfg))}"

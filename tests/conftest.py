@@ -1,0 +1,92 @@
+"""What the tests share: a small random CLIP, a miniature Digits folder, and the command line in a subprocess."""
+import copy
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import promptbias  # noqa: E402,F401 (provides Dassl where it is not installed)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a few seconds; runs in CI all the same")
+
+
+@pytest.fixture(scope="session")
+def random_clip():
+    """A CLIP of three blocks of two heads, 32x32 pixels in 4x4 patches, in float32. Read only: take `small_clip`."""
+    from trainers.clip_models import import_clip
+
+    _, model = import_clip()
+    torch.manual_seed(0)
+    clip_model = model.CLIP(32, 32, 3, 128, 8, 77, 49408, 128, 2, 3).float().eval()
+    with torch.no_grad():
+        for parameter in clip_model.parameters():  # biases and gains of a fresh CLIP are 0 and 1, which hides mistakes
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return clip_model
+
+
+@pytest.fixture
+def small_clip(random_clip):
+    """A copy of `random_clip` of one's own."""
+    return copy.deepcopy(random_clip)
+
+
+@pytest.fixture
+def config():
+    """config("BIASTUNING.DEPTH_TEXT", 2, ...): Dassl's config for `small_clip`, in float32, with keys under TRAINER set."""
+    from dassl.config import get_cfg_default
+
+    def make(*pairs):
+        cfg = get_cfg_default()
+        cfg.INPUT.SIZE = (32, 32)
+        for node, depths in (("IVLP", ("PROMPT_DEPTH_VISION", "PROMPT_DEPTH_TEXT")), ("BIASTUNING", ("DEPTH_VISION", "DEPTH_TEXT"))):
+            for key in depths:
+                cfg.TRAINER[node][key] = 3
+        for node in ("IVLP", "BIASTUNING", "ZEROSHOTCLIP"):
+            cfg.TRAINER[node].PREC = "fp32"
+        cfg.merge_from_list([f"TRAINER.{key}" if i % 2 == 0 else key for i, key in enumerate(pairs)])
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """A data folder; Digits writes itself into it at first use."""
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def weights_file(random_clip, tmp_path_factory):
+    """`random_clip` as a weights file for --backbone."""
+    path = str(tmp_path_factory.mktemp("weights") / "small.pt")
+    torch.save(copy.deepcopy(random_clip).half().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def train_py(data_root, weights_file):
+    """train_py(*flags, *pairs): run `python train.py` on Digits with the small CLIP; returns the finished process."""
+
+    def command(*words):
+        flags = ["--root", data_root, "--seed", "1", "--trainer", "BiasTuning", "--backbone", weights_file,
+                 "--dataset-config-file", "configs/datasets/digits.yaml", "--config-file", "configs/trainers/BiasTuning/tiny.yaml"]
+        options = ["INPUT.SIZE", "(32, 32)", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "8",
+                   "TRAINER.BIASTUNING.DEPTH_VISION", "3", "TRAINER.BIASTUNING.DEPTH_TEXT", "3",
+                   "TRAINER.IVLP.PROMPT_DEPTH_VISION", "3", "TRAINER.IVLP.PROMPT_DEPTH_TEXT", "3", "OPTIM.MAX_EPOCH", "2"]
+        pairs = next((i for i, word in enumerate(words) if re.fullmatch(r"[A-Z_]+[.][A-Z_.]+", word)), len(words))
+        return [sys.executable, "train.py", *flags, *words[:pairs], *options, *words[pairs:]]
+
+    def run(*words):
+        return subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True)
+
+    run.command = command
+    return run

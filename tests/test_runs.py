@@ -1,0 +1,196 @@
+"""Runs through the real command line: what they leave, going on after an interruption, checkpoints, bad input."""
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+
+import pytest
+import torch
+import yaml
+
+from conftest import ROOT
+from trainers import run_files
+from trainers.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(train_py, tmp_path_factory):
+    """A finished run of BiasTuning."""
+    folder = tmp_path_factory.mktemp("run") / "seed1"
+    done = train_py("--output-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def learned(folder, epoch=2):
+    return torch.load(folder / "BlockBias" / f"model.pth.tar-{epoch}", weights_only=True)
+
+
+def test_what_a_run_leaves(run):
+    folder, done = run
+    results = json.loads((folder / "results.json").read_text())
+    assert 0 <= results["accuracy"] <= 100 and 0 <= results["macro_f1"] <= 100
+    assert results["counts"] == {"train": 20, "test": 540, "classes": 10, "learned": 2 * 3 * 128}
+    assert sum(c["count"] for c in results["per_class"].values()) == 540
+    mean = sum(c["accuracy"] * c["count"] for c in results["per_class"].values()) / 540
+    assert mean == pytest.approx(results["accuracy"])
+    assert results["seed"] == 1 and results["shots"] == 2 and results["machine"]["torch"] == torch.__version__
+    assert "Finish training" in (folder / "log.txt").read_text()
+    assert os.listdir(folder / "tensorboard")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["TRAINER"]["BIASTUNING"]["DEPTH_TEXT"] == 3
+
+
+def test_a_checkpoint_holds_only_what_was_learned(run):
+    checkpoint = learned(run[0])
+    assert {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()} == {
+        "vision.bias": (3, 128), "text.bias": (3, 128)}
+    assert checkpoint["state_dict"]["vision.bias"].abs().sum() > 0
+    assert os.path.getsize(run[0] / "BlockBias" / "model.pth.tar-2") < 4 * 2 * 3 * 128 + 4096
+
+
+def test_no_warning_noise(run):
+    lines = [line for line in run[1].stderr.splitlines() if "%|" not in line and line.strip()]
+    assert lines == []
+
+
+def test_a_finished_run_is_skipped(run, train_py):
+    folder, _ = run
+    before = (folder / "log.txt").read_text()
+    done = train_py("--output-dir", str(folder), "--resume", str(folder))
+    assert done.returncode == 0 and "is finished" in done.stdout
+    assert (folder / "log.txt").read_text() == before
+
+
+def test_a_folder_with_another_config_is_refused(run, train_py):
+    folder, _ = run
+    done = train_py("--output-dir", str(folder), "--resume", str(folder), "OPTIM.LR", "0.125")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "OPTIM.LR: 0.125, 0.05" in done.stderr
+
+
+def test_eval_only_gives_the_same_number(run, train_py, tmp_path):
+    folder, _ = run
+    done = train_py("--eval-only", "--model-dir", str(folder), "--load-epoch", "2", "--output-dir", str(tmp_path / "eval"))
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((path / "results.json").read_text()) for path in (folder, tmp_path / "eval"))
+    assert first["accuracy"] == second["accuracy"] and first["per_class"] == second["per_class"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(run, train_py, tmp_path):
+    folder = tmp_path / "killed"
+    options = ["--output-dir", str(folder), "--resume", str(folder), "OPTIM.MAX_EPOCH", "6"]
+    whole = tmp_path / "whole"
+    assert train_py("--output-dir", str(whole), "OPTIM.MAX_EPOCH", "6").returncode == 0
+    # Kill it as soon as an epoch is done: training is then somewhere in a later one.
+    state = folder / "BlockBias" / run_files.STATE
+
+    def kill(process):
+        while not state.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+
+    command = train_py.command(*options)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kill(process)
+    assert process.wait() == -signal.SIGKILL and not (folder / "results.json").exists()
+    done = train_py(*options)
+    assert done.returncode == 0 and "Going on from" in done.stdout
+    for key, value in learned(whole, 6)["state_dict"].items():
+        assert torch.equal(value, learned(folder, 6)["state_dict"][key])
+
+
+@pytest.mark.parametrize("change, said", [
+    (("TRAINER.BIASTUNING.DEPTH_TEXT", "2"), "TRAINER.BIASTUNING.DEPTH_TEXT 3, but this run has 2"),
+    (("--trainer", "IVLP"), "holds no trained IVLP"),
+])
+def test_a_checkpoint_of_another_model_is_refused(run, train_py, tmp_path, change, said):
+    done = train_py("--eval-only", "--model-dir", str(run[0]), "--output-dir", str(tmp_path / "eval"), *change)
+    assert done.returncode == 1 and said in done.stderr
+
+
+def test_a_damaged_checkpoint_is_refused(run, train_py, tmp_path):
+    (tmp_path / "BlockBias").mkdir()
+    whole = (run[0] / "BlockBias" / "model.pth.tar-2").read_bytes()
+    (tmp_path / "BlockBias" / "model.pth.tar-2").write_bytes(whole[: len(whole) // 2])
+    done = train_py("--eval-only", "--model-dir", str(tmp_path), "--load-epoch", "2", "--output-dir", str(tmp_path / "eval"))
+    assert done.returncode == 1 and "is damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+class Scheduler:
+    """Stands for the live scheduler that the family's code pickles into its checkpoints."""
+
+
+def test_promptsrc_checkpoints_load(small_clip, config, tmp_path):
+    from trainers import ivlp
+
+    model = ivlp.CustomCLIP(config("IVLP.N_CTX_VISION", 2, "IVLP.N_CTX_TEXT", 2), ["a", "b"], small_clip)
+    torch.manual_seed(5)
+    text, vision = torch.randn(3, 2, 128), torch.randn(3, 2, 128)
+    state = OrderedDict({"prompt_learner.ctx": text[0], "prompt_learner.token_prefix": torch.zeros(2, 1, 128),
+                         "image_encoder.VPT": vision[0], "image_encoder.proj": torch.zeros(128, 32)})
+    for i in (1, 2):
+        state[f"text_encoder.transformer.resblocks.{i}.VPT_shallow"] = text[i].half()
+        state[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] = vision[i]
+    path = str(tmp_path / "model.pth.tar-20")
+    torch.save({"state_dict": state, "epoch": 20, "optimizer": {}, "scheduler": {"successor": Scheduler()}}, path)
+
+    trainer = object.__new__(ivlp.IVLP)
+    trainer.model, trainer.cfg = model, config("IVLP.N_CTX_VISION", 2, "IVLP.N_CTX_TEXT", 2)
+    trainer.load_state(run_files.load(path), path)
+    torch.testing.assert_close(model.learner.vision.prompts, torch.nn.Parameter(vision))
+    torch.testing.assert_close(model.learner.text.prompts, torch.nn.Parameter(torch.cat([text[:1], text[1:].half().float()])))
+
+
+def test_loading_runs_nothing(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"state_dict": {}, "evil": Malicious()}, tmp_path / "evil.pth")
+    with contextlib.suppress(UserError):  # refused or read with a stub in its place: either is safe
+        run_files.load(str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("words, said", [
+    (("--trainer", "BiasTunning"), 'there is no trainer "BiasTunning": did you mean "BiasTuning"?'),
+    (("DATASET.NAME", "Digit"), 'there is no dataset "Digit": did you mean "Digits"?'),
+    (("--backbone", "ViT-B16"), 'there is no CLIP "ViT-B16": did you mean "ViT-B/16"?'),
+    (("--backbone", "RN50"), "RN50 is a ResNet"),
+    (("TRAINER.BIASTUNING.DEPHT_TEXT", "1"), "there is no config key TRAINER.BIASTUNING.DEPHT_TEXT: did you mean"),
+    (("OPTIM.MAX_EPOCH",), "KEY VALUE pairs"),
+    (("--config-file", "configs/trainers/BiasTuning/tinny.yaml"), 'did you mean "tiny.yaml"?'),
+    (("--dataset-config-file", "configs/datasets/eurosatt.yaml"), 'did you mean "eurosat.yaml"?'),
+    (("DATASET.NUM_SHOTS", "0"), "NUM_SHOTS"),
+    (("--output-dir", "/dev/null/out"), "/dev/null/out"),
+    (("OPTIM.LR", "1e30"), "the last good checkpoint is kept"),
+])
+def test_bad_input_gets_one_clear_sentence(train_py, tmp_path, monkeypatch, words, said):
+    import train
+
+    given = words if "--output-dir" in words else ("--output-dir", str(tmp_path / "out"), *words)
+    monkeypatch.setattr(sys, "argv", train_py.command(*given)[1:])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # the run's logger takes its place
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as refused:
+        train.main()
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_bad_input_ends_the_command_with_one_line(train_py, tmp_path):
+    done = train_py("--output-dir", str(tmp_path), "--trainer", "BiasTunning")
+    assert done.returncode == 1 and done.stderr == 'error: there is no trainer "BiasTunning": did you mean "BiasTuning"?\n'
+
+
+def test_help_is_there_at_once():
+    started = time.time()
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--dataset-config-file" in done.stdout
+    heavy = subprocess.run([sys.executable, "-X", "importtime", "train.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert "torch" not in heavy.stderr, f"took {time.time() - started:.1f} s"
