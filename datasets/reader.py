@@ -68,10 +68,7 @@ class FewShotDataset(DatasetBase):
         shots = cfg.DATASET.NUM_SHOTS
         if shots < 1 and shots != -1:
             raise UserError(f"DATASET.NUM_SHOTS is {shots}; it must be at least 1, or -1 for all images")
-        self.dataset_dir = os.path.abspath(os.path.join(os.path.expanduser(cfg.DATASET.ROOT), self.dataset_dir))
-        self.image_dir = os.path.abspath(os.path.join(self.dataset_dir, self.image_dir))
-        self.find_images()
-
+        self.locate(cfg)
         train, val, test = self.split()
         if shots != -1:
             train, val = self.few_shot(train, val, shots, cfg.SEED)
@@ -80,8 +77,13 @@ class FewShotDataset(DatasetBase):
         train, val, test = self.data(train), self.data(val), self.data(test)
         super().__init__(train_x=train, val=test if self.test_is_val else val, test=test)
 
+    def locate(self, cfg) -> None:
+        """Make the folders absolute, and sure that the images are there."""
+        self.dataset_dir = os.path.abspath(os.path.join(os.path.expanduser(cfg.DATASET.ROOT), self.dataset_dir))
+        self.image_dir = os.path.abspath(os.path.join(self.dataset_dir, self.image_dir))
+        self.find_images()
+
     def find_images(self) -> None:
-        """Make sure that the images are there."""
         if not os.path.isdir(self.image_dir):
             raise self.missing(self.image_dir)
 

@@ -1,27 +1,29 @@
 """Where each dataset comes from: official addresses, checksums, licences, sizes, and the counts of CoOp's splits.
 
-The addresses are those of CoOp's DATASETS.md; where one no longer answers, the one that torchvision uses instead.
-Checksums are torchvision's where it has them. Nothing here imports more than the standard library.
+The addresses are those of CoOp's DATASETS.md; where one no longer answers, the one that torchvision or the authors use
+now. Checksums are torchvision's where it has them. Nothing here imports more than the standard library.
 """
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 
 class Fetch(NamedTuple):
-    """One file to have.
+    """One file to have. Paths are relative to the data root.
 
     Attributes:
-        url: address; "" where an earlier step leaves the file in place
-        file: where it is kept while it is needed, relative to the data root
-        to: what it turns into, relative to the data root; the step is done when this is there
-        take: the member of the archive `file` that becomes `to`; "" where `file` is no archive
-        md5: checksum of `file`; "" where nobody publishes one
+        url: address; "" where somebody has to put the file there
+        file: where it is put
+        md5: its checksum; "" where none is published
+        unpack: pairs of a member of this archive (a file, or a folder with all in it) and what becomes of it
     """
 
     url: str
     file: str
-    to: str
-    take: str = ""
     md5: str = ""
+    unpack: Tuple[Tuple[str, str], ...] = ()
+
+    def results(self) -> List[str]:
+        """What must be there in the end."""
+        return [to for _, to in self.unpack] or [self.file]
 
 
 class Source(NamedTuple):
@@ -30,13 +32,13 @@ class Source(NamedTuple):
     Attributes:
         dataset: its name in Dassl's registry (DATASET.NAME)
         folder: its folder under the data root
-        layout: where the images stand, in words
+        layout: where the images stand, relative to the data root
         page: its home page
-        licence: as its authors state it
-        size: of what has to be downloaded
-        counts: images for training, validation and testing
+        licence: in brief, as its authors state it
+        size: of what is downloaded, about
+        counts: images in train_x, val and test, with CoOp's split
         fetches: in the order in which they are needed
-        by_hand: what no public address gives, and what to do; "" where everything can be downloaded
+        by_hand: what no public address gives and what to do; "" where everything can be downloaded
     """
 
     dataset: str
@@ -46,14 +48,21 @@ class Source(NamedTuple):
     licence: str
     size: str
     counts: Tuple[int, int, int]
-    fetches: Tuple[Fetch, ...] = ()
+    fetches: Tuple[Fetch, ...]
     by_hand: str = ""
 
 
 def _drive(key: str, path: str) -> Fetch:
     """A file that CoOp's authors keep on Google Drive."""
-    return Fetch(f"https://drive.google.com/uc?id={key}", path, path)
+    return Fetch(f"https://drive.google.com/uc?id={key}", path)
 
+
+def _classnames(folder: str) -> Fetch:
+    return _drive("1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF", f"{folder}/classnames.txt")
+
+
+_ROBOTS = "https://www.robots.ox.ac.uk/~vgg/data"
+_SUN = "vision.princeton.edu/projects/2010/SUN"
 
 SOURCES: Dict[str, Source] = {
     "digits": Source(
@@ -62,8 +71,198 @@ SOURCES: Dict[str, Source] = {
         layout="digits/images/<class>/*.png",
         page="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
         licence="CC BY 4.0",
-        size="nothing: written from scikit-learn's copy",
+        size="nothing",
         counts=(898, 359, 540),
+        fetches=(Fetch("", "digits/images"),),
+    ),
+    "imagenet": Source(
+        dataset="ImageNet",
+        folder="imagenet",
+        layout="imagenet/images/{train,val}/<n01440764 ...>/*.JPEG",
+        page="https://image-net.org/download-images.php",
+        licence="non-commercial research, on registration",
+        size="145 GB",
+        counts=(1_281_167, 50_000, 50_000),
+        fetches=(Fetch("", "imagenet/images/train"), Fetch("", "imagenet/images/val"), _classnames("imagenet")),
+        by_hand="register at image-net.org and put ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
+        "ILSVRC2012_devkit_t12.tar.gz into imagenet/ (they are unpacked from there), or link images/{train,val}",
+    ),
+    "caltech101": Source(
+        dataset="Caltech101",
+        folder="caltech-101",
+        layout="caltech-101/101_ObjectCategories/<class>/*.jpg",
+        page="https://data.caltech.edu/records/mzrjq-6wc02",
+        licence="CC BY 4.0",
+        size="140 MB",
+        counts=(4_128, 1_649, 2_465),
+        fetches=(
+            Fetch(
+                "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+                "caltech-101/caltech-101.zip",
+                "3138e1922a9193bfa496528edbbc45d0",
+                (("caltech-101/101_ObjectCategories.tar.gz", "caltech-101/101_ObjectCategories.tar.gz"),),
+            ),
+            Fetch(
+                "",
+                "caltech-101/101_ObjectCategories.tar.gz",
+                unpack=(("101_ObjectCategories", "caltech-101/101_ObjectCategories"),),
+            ),
+            _drive("1hyarUivQE36mY6jSomru6Fjd-JzwcCzN", "caltech-101/split_zhou_Caltech101.json"),
+        ),
+    ),
+    "oxford_pets": Source(
+        dataset="OxfordPets",
+        folder="oxford_pets",
+        layout="oxford_pets/images/*.jpg",
+        page=f"{_ROBOTS}/pets/",
+        licence="CC BY-SA 4.0",
+        size="810 MB",
+        counts=(2_944, 736, 3_669),
+        fetches=(
+            Fetch(
+                f"{_ROBOTS}/pets/data/images.tar.gz",
+                "oxford_pets/images.tar.gz",
+                "5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                (("images", "oxford_pets/images"),),
+            ),
+            Fetch(
+                f"{_ROBOTS}/pets/data/annotations.tar.gz",
+                "oxford_pets/annotations.tar.gz",
+                "95a8c909bbe2e81eed6a22bccdf3f68f",
+                (("annotations", "oxford_pets/annotations"),),
+            ),
+            _drive("1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs", "oxford_pets/split_zhou_OxfordPets.json"),
+        ),
+    ),
+    "stanford_cars": Source(
+        dataset="StanfordCars",
+        folder="stanford_cars",
+        layout="stanford_cars/{cars_train,cars_test}/*.jpg",
+        page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+        licence="non-commercial research",
+        size="2 GB",
+        counts=(6_509, 1_635, 8_041),
+        fetches=(
+            Fetch(
+                "",
+                "stanford_cars/cars_train.tgz",
+                "065e5b463ae28d29e77c1b4b166cfe61",
+                (("cars_train", "stanford_cars/cars_train"),),
+            ),
+            Fetch(
+                "",
+                "stanford_cars/cars_test.tgz",
+                "4ce7ebf6a94d07f1952d94dd34c4d501",
+                (("cars_test", "stanford_cars/cars_test"),),
+            ),
+            _drive("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT", "stanford_cars/split_zhou_StanfordCars.json"),
+        ),
+        by_hand="Stanford no longer serves the images: put cars_train.tgz and cars_test.tgz (or the folders of those "
+        "names) of a copy into stanford_cars/",
+    ),
+    "oxford_flowers": Source(
+        dataset="OxfordFlowers",
+        folder="oxford_flowers",
+        layout="oxford_flowers/jpg/*.jpg",
+        page=f"{_ROBOTS}/flowers/102/",
+        licence="not stated",
+        size="350 MB",
+        counts=(4_093, 1_633, 2_463),
+        fetches=(
+            Fetch(
+                f"{_ROBOTS}/flowers/102/102flowers.tgz",
+                "oxford_flowers/102flowers.tgz",
+                "52808999861908f626f3c1f4e79d11fa",
+                (("jpg", "oxford_flowers/jpg"),),
+            ),
+            Fetch(
+                f"{_ROBOTS}/flowers/102/imagelabels.mat",
+                "oxford_flowers/imagelabels.mat",
+                "e0620be6f572b9609742df49c70aed4d",
+            ),
+            _drive("1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0", "oxford_flowers/cat_to_name.json"),
+            _drive("1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT", "oxford_flowers/split_zhou_OxfordFlowers.json"),
+        ),
+    ),
+    "food101": Source(
+        dataset="Food101",
+        folder="food-101",
+        layout="food-101/images/<class>/*.jpg",
+        page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+        licence="scientific fair use",
+        size="5 GB",
+        counts=(50_500, 20_200, 30_300),
+        fetches=(
+            Fetch(
+                "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                "food-101/food-101.tar.gz",
+                "85eeb15f3717b99a5da872d97d918f87",
+                (("food-101/images", "food-101/images"),),
+            ),
+            _drive("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl", "food-101/split_zhou_Food101.json"),
+        ),
+    ),
+    "fgvc_aircraft": Source(
+        dataset="FGVCAircraft",
+        folder="fgvc_aircraft",
+        layout="fgvc_aircraft/images/*.jpg",
+        page=f"{_ROBOTS}/fgvc-aircraft/",
+        licence="non-commercial research",
+        size="2.8 GB",
+        counts=(3_334, 3_333, 3_333),
+        fetches=(
+            Fetch(
+                f"{_ROBOTS}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                "fgvc_aircraft/fgvc-aircraft-2013b.tar.gz",
+                "d4acdd33327262359767eeaa97a4f732",
+                tuple(
+                    (f"fgvc-aircraft-2013b/data/{name}", f"fgvc_aircraft/{name}")
+                    for name in (
+                        "variants.txt",
+                        "images_variant_train.txt",
+                        "images_variant_val.txt",
+                        "images_variant_test.txt",
+                        "images",
+                    )
+                ),
+            ),
+        ),
+    ),
+    "sun397": Source(
+        dataset="SUN397",
+        folder="sun397",
+        layout="sun397/SUN397/<letter>/<class>/*.jpg",
+        page=f"https://{_SUN}/",
+        licence="research",
+        size="39 GB",
+        counts=(15_880, 3_970, 19_850),
+        fetches=(
+            Fetch(
+                f"http://{_SUN}/SUN397.tar.gz",
+                "sun397/SUN397.tar.gz",
+                "8ca2778205c41d23104230ba66911c7a",
+                (("SUN397", "sun397/SUN397"),),
+            ),
+            _drive("1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq", "sun397/split_zhou_SUN397.json"),
+        ),
+    ),
+    "dtd": Source(
+        dataset="DescribableTextures",
+        folder="dtd",
+        layout="dtd/images/<class>/*.jpg",
+        page=f"{_ROBOTS}/dtd/",
+        licence="research",
+        size="625 MB",
+        counts=(2_820, 1_128, 1_692),
+        fetches=(
+            Fetch(
+                f"{_ROBOTS}/dtd/download/dtd-r1.0.1.tar.gz",
+                "dtd/dtd-r1.0.1.tar.gz",
+                "fff73e5086ae6bdbea199a49dfb8a4c1",
+                (("dtd/images", "dtd/images"),),
+            ),
+            _drive("1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x", "dtd/split_zhou_DescribableTextures.json"),
+        ),
     ),
     "eurosat": Source(
         dataset="EuroSAT",
@@ -71,18 +270,105 @@ SOURCES: Dict[str, Source] = {
         layout="eurosat/2750/<class>/*.jpg",
         page="https://github.com/phelber/EuroSAT",
         licence="MIT",
-        size="90 MB",
+        size="95 MB",
         counts=(13_500, 5_400, 8_100),
         fetches=(
             Fetch(
-                "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/"
-                "EuroSAT.zip",
+                "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+                "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
                 "eurosat/EuroSAT.zip",
-                "eurosat/2750",
-                take="2750",
-                md5="c8fa014336c82ac7804f0398fcb19387",
+                "c8fa014336c82ac7804f0398fcb19387",
+                (("2750", "eurosat/2750"),),
             ),
             _drive("1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o", "eurosat/split_zhou_EuroSAT.json"),
+        ),
+    ),
+    "ucf101": Source(
+        dataset="UCF101",
+        folder="ucf101",
+        layout="ucf101/UCF-101-midframes/<class>/*.jpg",
+        page="https://www.crcv.ucf.edu/data/UCF101.php",
+        licence="not stated",
+        size="not stated",
+        counts=(7_639, 1_898, 3_783),
+        fetches=(
+            _drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O", "ucf101/UCF-101-midframes.zip")._replace(
+                unpack=(("UCF-101-midframes", "ucf101/UCF-101-midframes"),)
+            ),
+            _drive("1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y", "ucf101/split_zhou_UCF101.json"),
+        ),
+    ),
+    "imagenetv2": Source(
+        dataset="ImageNetV2",
+        folder="imagenetv2",
+        layout="imagenetv2/imagenetv2-matched-frequency-format-val/<0 ... 999>/*.jpeg",
+        page="https://github.com/modestyachts/ImageNetV2",
+        licence="MIT",
+        size="1.3 GB",
+        counts=(10_000, 0, 10_000),
+        fetches=(
+            Fetch(
+                "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
+                "imagenetv2/imagenetv2-matched-frequency.tar.gz",
+                unpack=(
+                    (
+                        "imagenetv2-matched-frequency-format-val",
+                        "imagenetv2/imagenetv2-matched-frequency-format-val",
+                    ),
+                ),
+            ),
+            _classnames("imagenetv2"),
+        ),
+    ),
+    "imagenet_sketch": Source(
+        dataset="ImageNetSketch",
+        folder="imagenet-sketch",
+        layout="imagenet-sketch/images/<n01440764 ...>/*.JPEG",
+        page="https://github.com/HaohanWang/ImageNet-Sketch",
+        licence="MIT",
+        size="8 GB",
+        counts=(50_889, 0, 50_889),
+        fetches=(
+            _drive("1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA", "imagenet-sketch/ImageNet-Sketch.zip")._replace(
+                unpack=(("sketch", "imagenet-sketch/images"),)
+            ),
+            _classnames("imagenet-sketch"),
+        ),
+    ),
+    "imagenet_a": Source(
+        dataset="ImageNetA",
+        folder="imagenet-adversarial",
+        layout="imagenet-adversarial/imagenet-a/<n01498041 ...>/*.jpg",
+        page="https://github.com/hendrycks/natural-adv-examples",
+        licence="MIT",
+        size="690 MB",
+        counts=(7_500, 0, 7_500),
+        fetches=(
+            Fetch(
+                "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
+                "imagenet-adversarial/imagenet-a.tar",
+                "c3e55429088dc681f30d81f4726b6595",
+                (("imagenet-a", "imagenet-adversarial/imagenet-a"),),
+            ),
+            _classnames("imagenet-adversarial"),
+        ),
+    ),
+    "imagenet_r": Source(
+        dataset="ImageNetR",
+        folder="imagenet-rendition",
+        layout="imagenet-rendition/imagenet-r/<n01443537 ...>/*.jpg",
+        page="https://github.com/hendrycks/imagenet-r",
+        licence="MIT",
+        size="2.2 GB",
+        counts=(30_000, 0, 30_000),
+        fetches=(
+            Fetch(
+                "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
+                "imagenet-rendition/imagenet-r.tar",
+                "a61312130a589d0ca1a8fca1f2bd3337",
+                (("imagenet-r", "imagenet-rendition/imagenet-r"),),
+            ),
+            _classnames("imagenet-rendition"),
         ),
     ),
 }

@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import random
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 from trainers.errors import UserError
 
@@ -96,6 +96,23 @@ def hold_out(trainval: Sequence[Item]) -> Tuple[List[Item], List[Item]]:
 def listing(folder: str) -> List[str]:
     """Names in a folder, hidden ones left out, sorted."""
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
+def text_lines(path: str) -> List[str]:
+    """Lines of a text file without surrounding space, empty ones left out."""
+    with open(path, encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip()]
+
+
+def read_mat(path: str) -> Dict[str, Any]:
+    """A MATLAB file; FileNotFoundError or ValueError where it cannot be read."""
+    from scipy.io import loadmat
+
+    with open(path, "rb") as file:
+        try:
+            return loadmat(file)
+        except Exception as error:  # scipy's reader meets damage with errors of many kinds
+            raise ValueError(f"{path} is no MATLAB file: {error}") from error
 
 
 def class_folders(folder: str, names: Mapping[str, str] = {}, ignored: Sequence[str] = ()) -> List[List[Item]]:

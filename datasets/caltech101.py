@@ -1,0 +1,16 @@
+"""Caltech101: 100 kinds of objects (Fei-Fei et al., 2004); the background and one of its two face classes left out."""
+from .reader import FewShotDataset, register
+from .splits import Split, class_folders, divide_each
+
+IGNORED = ("BACKGROUND_Google", "Faces_easy")
+CLASS_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
+
+
+@register
+class Caltech101(FewShotDataset):
+    dataset_dir = "caltech-101"
+    image_dir = "101_ObjectCategories"
+    split_file = "split_zhou_Caltech101.json"
+
+    def read_data(self) -> Split:
+        return divide_each(class_folders(self.image_dir, CLASS_NAMES, IGNORED))

@@ -1,0 +1,24 @@
+"""OxfordFlowers: 8,189 photos of 102 flowers (Nilsback and Zisserman, 2008)."""
+import json
+import os
+from typing import Dict, List
+
+from .reader import FewShotDataset, register
+from .splits import Item, Split, divide_each, read_mat
+
+
+@register
+class OxfordFlowers(FewShotDataset):
+    dataset_dir = "oxford_flowers"
+    image_dir = "jpg"
+    split_file = "split_zhou_OxfordFlowers.json"
+
+    def read_data(self) -> Split:
+        labels = read_mat(os.path.join(self.dataset_dir, "imagelabels.mat"))["labels"][0]  # from 1, one per image
+        with open(os.path.join(self.dataset_dir, "cat_to_name.json"), encoding="utf-8") as file:
+            names = json.load(file)
+        flowers: Dict[int, List[Item]] = {}
+        for number, label in enumerate(map(int, labels), start=1):
+            image = os.path.join(self.image_dir, f"image_{number:05}.jpg")
+            flowers.setdefault(label, []).append(Item(image, label - 1, names[str(label)]))
+        return divide_each(list(flowers.values()))
