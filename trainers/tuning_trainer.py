@@ -106,7 +106,7 @@ class TuningTrainer(TrainerX):
         total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)
         # Dassl's log lines already show the progress on a terminal; the bar is for when they go elsewhere.
         self.bar = tqdm(total=total, desc=self.output_dir, unit="step", dynamic_ncols=True,
-                        disable=True if sys.__stdout__.isatty() else None)
+                        disable=True if sys.__stdout__.isatty() or not total else None)
 
     def before_epoch(self) -> None:
         self.losses = torch.zeros(len(self.train_loader_x), device=self.device)
@@ -167,7 +167,12 @@ class TuningTrainer(TrainerX):
 
         Returns:
             Accuracy in percent.
+
+        Raises:
+            UserError: the folder holds a run with another config.
         """
+        if split is None:
+            run_files.write_config(self.cfg, self.output_dir)
         started = time.time()
         accuracy = super().test(split)
         if split is None:

@@ -29,7 +29,8 @@ class ZeroshotCLIP(TuningTrainer):
     node = "ZEROSHOTCLIP"
 
     def train(self) -> None:
-        self.after_train()
+        self.max_epoch = 0
+        super().train()
 
     def load_model(self, directory, epoch=None) -> None:
         """Nothing was learned, so nothing is loaded."""
