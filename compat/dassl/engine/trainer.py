@@ -91,10 +91,13 @@ class TrainerBase:
             print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
-        start_epoch = 0
-        for name, folder in folders.items():
-            start_epoch = resume_from_checkpoint(folder, self._models[name], self._optims[name], self._scheds[name])
-        return start_epoch
+        epochs = {
+            name: resume_from_checkpoint(folder, self._models[name], self._optims[name], self._scheds[name])
+            for name, folder in folders.items()
+        }
+        if len(set(epochs.values())) > 1:
+            raise CheckpointError(f"the models in {directory} stopped at different epochs ({epochs}); train again")
+        return max(epochs.values(), default=0)
 
     def load_model(self, directory: str, epoch: Optional[int] = None) -> None:
         """Load every model's weights of that epoch, or the best on the validation images.
@@ -104,7 +107,7 @@ class TrainerBase:
             CheckpointError: it cannot be read.
         """
         if not directory:
-            print("No folder of a trained model is given: load_model() does nothing")
+            print("No trained model is given, load_model() is skipped")
             return
         model_file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
         for name in self.get_model_names():
@@ -112,8 +115,9 @@ class TrainerBase:
             checkpoint = load_checkpoint(path)
             if "state_dict" not in checkpoint:
                 raise CheckpointError(f'the checkpoint "{path}" has no "state_dict": it was not written by a trainer')
-            about = ", ".join(f"{key}={checkpoint.get(key)}" for key in ("epoch", "val_result"))
-            print(f"Load {path} to {name} ({about})")
+            result = checkpoint.get("val_result")  # a number only where the best on validation images was saved
+            result = f"{result:.1f}" if isinstance(result, float) else result
+            print(f"Load {path} to {name} (epoch={checkpoint.get('epoch')}, val_result={result})")
             self._models[name].load_state_dict(checkpoint["state_dict"])
 
     # one step

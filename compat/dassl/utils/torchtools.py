@@ -78,6 +78,8 @@ def save_checkpoint(
 class Stub:
     """Stands in a loaded checkpoint for an object of a class that is not to be built; keeps its plain attributes."""
 
+    stands_for = ""
+
     def __init__(self, *args: Any, **kwargs: Any):
         pass
 
@@ -108,7 +110,7 @@ class _PlainUnpickler(pickle.Unpickler):
         is_storage = module == "torch" and name.endswith("Storage") and isinstance(getattr(torch, name, None), type)
         if (module, name) in self._PLAIN or is_dtype or is_storage:
             return super().find_class(module, name)
-        return type(name, (Stub,), {"__module__": module})
+        return type("Stub", (Stub,), {"stands_for": f"{module}.{name}"})
 
 
 def _load_plain(file: Any, **options: Any) -> Any:
@@ -126,26 +128,26 @@ def load_checkpoint(fpath: str) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: damaged, or not written by `torch.save`.
+        CheckpointError: damaged, or nothing that `torch.save` writes.
     """
     if fpath is None:
         raise ValueError("no path of a checkpoint was given")
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f'there is no checkpoint at "{fpath}"; train first or give another path')
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise CheckpointError(f'"{fpath}" is a TorchScript program, not a checkpoint; give another file')
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception:  # refused or damaged: the second reading tells which
         pass
     try:
-        if zipfile.is_zipfile(fpath):
-            with zipfile.ZipFile(fpath) as archive:
-                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    raise CheckpointError("a TorchScript program, which loading would run")
-        return torch.load(fpath, map_location="cpu", pickle_module=_plain_pickle, weights_only=False)
+        return torch.load(fpath, map_location="cpu", weights_only=False, pickle_module=_plain_pickle)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f'the checkpoint "{fpath}" cannot be read ({reason}); delete it and train again, or give another one'
+            f'the checkpoint "{fpath}" is damaged or was not written by torch.save; delete it and train again, '
+            "or give another one"
         ) from error
 
 

@@ -1,9 +1,8 @@
 """One labelled image, and a dataset made of them."""
+import os
 import random
 from collections import defaultdict
 from typing import Dict, List, Optional, Sequence, Tuple, Union
-
-from dassl.utils import check_isfile
 
 __all__ = ["Datum", "DatasetBase"]
 
@@ -18,7 +17,7 @@ class Datum:
     """
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
-        if not check_isfile(impath):
+        if not os.path.isfile(impath):
             raise FileNotFoundError(f'the dataset lists "{impath}", which does not exist; is DATASET.ROOT right?')
         self._impath = impath
         self._label = label

@@ -1,0 +1,155 @@
+"""compat/dassl: checkpoints, written whole and read without running anything."""
+import os
+import sys
+
+import pytest
+import torch
+from dassl.config import get_cfg_default
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
+    CheckpointError, count_num_param, load_checkpoint, load_pretrained_weights, resume_from_checkpoint, save_checkpoint,
+)
+
+STATE = {"state_dict": {"module.a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.float16)}, "epoch": 2}
+
+
+class LiveScheduler:
+    """Like Dassl's: an object with the optimizer inside, pickled as it is."""
+
+    def __init__(self, optimizer, last_epoch):
+        self.optimizer = optimizer
+        self.last_epoch = last_epoch
+
+
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f'echo > "{self.path}"',)
+
+
+def test_places_and_names(tmp_path):
+    save_checkpoint(STATE, str(tmp_path), is_best=True)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-2"]
+    assert (tmp_path / "checkpoint").read_text() == "model.pth.tar-2\n"
+    loaded = load_checkpoint(str(tmp_path / "model.pth.tar-2"))
+    assert loaded["epoch"] == 2 and list(loaded["state_dict"]) == ["a", "b"]
+    assert torch.equal(loaded["state_dict"]["a"], torch.arange(3.0))
+    assert list(STATE["state_dict"]) == ["module.a", "b"]  # the caller's is as it was
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    save_checkpoint(STATE, str(tmp_path), model_name="model")
+    before = (tmp_path / "model").read_bytes()
+
+    def full_disk(state, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError):
+        save_checkpoint(STATE, str(tmp_path), model_name="model")
+    assert (tmp_path / "model").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_become_stubs_and_nothing_runs(tmp_path, zipped):
+    path, trace = str(tmp_path / "model"), tmp_path / "trace"
+    weight = torch.nn.Parameter(torch.ones(2))
+    state = {
+        **STATE, "weight": weight, "harm": Harmful(trace), "size": torch.Size([1]), "dtype": torch.bfloat16,
+        "scheduler": {"last_epoch": 1, "successor": LiveScheduler(torch.optim.SGD([weight], lr=0.1), 4)},
+    }
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    loaded = load_checkpoint(path)
+    assert not trace.exists()
+    assert torch.equal(loaded["state_dict"]["b"], STATE["state_dict"]["b"]) and torch.equal(loaded["weight"], weight)
+    assert loaded["size"] == (1,) and loaded["dtype"] is torch.bfloat16
+    stub = loaded["scheduler"]["successor"]
+    assert stub.last_epoch == 4 and not isinstance(stub, LiveScheduler)
+    assert stub.stands_for == f"{__name__}.LiveScheduler" and loaded["harm"].stands_for.endswith(".system")
+
+
+def test_a_schedule_goes_on_from_dassls_own_state(tmp_path):
+    """There the warm-up stops counting at its end, and the live successor counts on."""
+    cfg = get_cfg_default().OPTIM
+    cfg.NAME, cfg.LR, cfg.LR_SCHEDULER, cfg.WARMUP_EPOCH, cfg.WARMUP_TYPE = "sgd", 1.0, "multi_step", 2, "constant"
+    cfg.STEPSIZE = [3]
+    model = torch.nn.Linear(1, 1)
+    optimizer = build_optimizer(model, cfg)
+    scheduler = build_lr_scheduler(optimizer, cfg)
+    state = {"last_epoch": 2, "base_lrs": [1.0], "_step_count": 3, "_last_lr": [1.0], "cons_lr": 1e-5,
+             "warmup_epoch": 2, "successor": LiveScheduler(optimizer, 2)}
+    torch.save({"state_dict": model.state_dict(), "epoch": 4, "scheduler": state}, tmp_path / "model")
+    (tmp_path / "checkpoint").write_text("model\n")
+    assert resume_from_checkpoint(str(tmp_path), model, None, scheduler) == 4
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)  # the fifth epoch is the third after the warm-up
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: b"", lambda data: b"hello", lambda data: data[:len(data) // 2], lambda data: data[:-200],
+    lambda data: data[:300] + b"\0" * 300 + data[600:],
+])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_file_is_one_sentence(tmp_path, damage, zipped):
+    path = tmp_path / "model"
+    torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(str(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_is_not_loaded(tmp_path):
+    path = str(tmp_path / "program")
+    torch.jit.script(torch.nn.Linear(1, 1)).save(path)
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        load_checkpoint(path)
+
+
+def test_a_missing_file():
+    with pytest.raises(FileNotFoundError, match="nowhere/model"):
+        load_checkpoint("nowhere/model")
+    with pytest.raises(ValueError):
+        load_checkpoint(None)
+
+
+def test_a_file_of_something_else(tmp_path):
+    torch.save({"weights": torch.ones(1)}, tmp_path / "model")
+    (tmp_path / "checkpoint").write_text("model\n")
+    with pytest.raises(CheckpointError, match="state_dict"):
+        resume_from_checkpoint(str(tmp_path), torch.nn.Linear(1, 1))
+
+
+def test_pretrained_weights_that_fit(tmp_path, capsys):
+    source, target = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    before = target.bias.detach().clone()
+    weights = {"module.weight": source.weight.detach(), "bias": torch.zeros(7), "other": torch.zeros(1)}
+    torch.save({"state_dict": weights}, tmp_path / "model")
+    load_pretrained_weights(target, str(tmp_path / "model"))
+    assert torch.equal(target.weight, source.weight) and torch.equal(target.bias, before)
+    assert "['bias', 'other']" in capsys.readouterr().out
+    torch.save({"nothing": torch.zeros(1)}, tmp_path / "model")
+    with pytest.warns(UserWarning, match="nothing"):
+        load_pretrained_weights(target, str(tmp_path / "model"))
+
+
+def test_counting_parameters():
+    model = torch.nn.Linear(2, 3)
+    assert count_num_param(model) == count_num_param(params=model.parameters()) == 9
+    assert count_num_param(params=[{"params": model.weight}]) == 6
+    with pytest.raises(ValueError):
+        count_num_param()
+
+
+def test_harmful_really_is(tmp_path):
+    """The trap of these tests snaps where pickle is used carelessly."""
+    torch.save(Harmful(tmp_path / "trace"), tmp_path / "model")
+    torch.load(tmp_path / "model", weights_only=False)
+    assert (tmp_path / "trace").exists() or sys.platform == "win32"
