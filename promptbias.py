@@ -5,8 +5,10 @@ extending `trainers.__path__`), registers them and their config nodes with Dassl
 
 Where no working Dassl is installed, the small one in `compat/` takes its place.
 """
+import contextlib
 import importlib
 import importlib.util
+import io
 import os
 import sys
 
@@ -45,8 +47,8 @@ def try_installed_dassl() -> str:
         optim = get_cfg_default().OPTIM
         optim.WARMUP_EPOCH, optim.WARMUP_TYPE, optim.LR_SCHEDULER = 1, "constant", "cosine"
         scheduler = build_lr_scheduler(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0), optim)
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint({"epoch": 1, "scheduler": scheduler.state_dict()}, folder, model_name="probe")
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            save_checkpoint({"state_dict": {}, "epoch": 1, "scheduler": scheduler.state_dict()}, folder, model_name="probe")
             load_checkpoint(os.path.join(folder, "probe"))
     except Exception as error:  # other people's code on a torch it was not written for: anything can happen
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -108,17 +108,23 @@ def test_copied_files_work_without_the_hook(checkout, weights_file):
     assert "registered: CoOp BiasTuning" in done.stdout and (folder / "output" / "results.json").exists()
 
 
-def probe(tmp_path, dassl_init):
-    """Which Dassl is used where one with this `__init__` is installed."""
-    package = tmp_path / "site" / "dassl"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(dassl_init)
+def dassl_in_use(tmp_path):
+    """The file of the Dassl that is used where one is installed in tmp_path/site; and the process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), ROOT])}
-    return subprocess.run([sys.executable, "-c", "import promptbias, dassl; print(dassl.__file__)"], cwd=tmp_path,
+    done = subprocess.run([sys.executable, "-c", "import promptbias, dassl; print(dassl.__file__)"], cwd=tmp_path,
                           capture_output=True, text=True, env=environment)
+    return done.stdout.strip().splitlines()[-1], done
 
 
 def test_a_dassl_that_fails_gives_way_and_one_line_says_why(tmp_path):
-    done = probe(tmp_path, "import a_module_that_nobody_has")
-    assert os.path.join("compat", "dassl") in done.stdout
+    (tmp_path / "site" / "dassl").mkdir(parents=True)
+    (tmp_path / "site" / "dassl" / "__init__.py").write_text("import a_module_that_nobody_has")
+    file, done = dassl_in_use(tmp_path)
+    assert file == os.path.join(ROOT, "compat", "dassl", "__init__.py")
     assert done.stderr.count("\n") == 1 and "No module named 'a_module_that_nobody_has'" in done.stderr
+
+
+def test_a_dassl_that_works_wins(tmp_path):
+    shutil.copytree(os.path.join(ROOT, "compat", "dassl"), tmp_path / "site" / "dassl")
+    file, done = dassl_in_use(tmp_path)
+    assert file == str(tmp_path / "site" / "dassl" / "__init__.py") and done.stderr == ""
