@@ -1,0 +1,55 @@
+"""Captions for the pre-training: many templates, and longer ones with words in front, so that later positions are trained."""
+import random
+from typing import List
+
+DIGITS = "zero one two three four five six seven eight nine".split()
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")
+TEMPLATES = (
+    "a photo of a {name}.",
+    "a photo of a {name}.",
+    "a photo of the {kind} {name}.",
+    "a photo of the {kind} {name}.",
+    "a photo of the {name}.",
+    "a photo of {name}.",
+    "a photo of one {kind} {name}.",
+    "a picture of a {name}.",
+    "a picture of the {kind} {name}.",
+    "a drawing of the {kind} {name}.",
+    "a handwritten {name}.",
+    "a handwritten {kind} {name}.",
+    "a blurry photo of a {name}.",
+    "an image of the {kind} {name}, white on black.",
+    "the {kind} {name}.",
+    "this is a {name}.",
+    "{kind} {name}.",
+    "{name}.",
+    "{name}",
+)
+PLACEHOLDER = "X"  # what stands where a method will put its learned prompts
+FILLERS = (
+    "a the of photo picture image drawing scan digit number letter character sign symbol handwritten printed written blurry "
+    "small large white black light dark bright old new clean on in with and this that is it one some type centered texture"
+).split()
+LONGEST = 32  # words in front
+
+
+def captions(choose: random.Random, long: float = 0.0) -> List[str]:
+    """One caption for each class, digits then letters; with probability `long` all have words in front of them."""
+    classes = [("digit" if choose.random() < 0.8 else "number", d) for d in DIGITS]
+    classes += [("letter" if choose.random() < 0.8 else "character", c) for c in LETTERS]
+    lengthen = choose.random() < long
+    texts = []
+    for kind, name in classes:
+        text = choose.choice(TEMPLATES).format(kind=kind, name=name)
+        if lengthen:
+            n = choose.randint(0, LONGEST)
+            words = [PLACEHOLDER] * n if choose.random() < 0.5 else choose.choices(FILLERS, k=n)
+            text = " ".join(words + [text])
+        texts.append(text)
+    return texts
+
+
+def vocabulary() -> List[str]:
+    """Texts that hold every word a caption can have."""
+    templates = [t.format(kind=kind, name="") for t in TEMPLATES for kind in ("digit", "number", "letter", "character")]
+    return templates + DIGITS + LETTERS + list(FILLERS) + [PLACEHOLDER, "."]
