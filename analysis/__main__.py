@@ -24,10 +24,17 @@ FIGURES: Dict[str, str] = {
 # Commands with arguments of their own. The module of each has `add_arguments(parser)` and `main(args)`.
 OTHERS: Dict[str, str] = {
     "report": "all of the above on one page, report/index.html",
+    "results": "accuracy and macro-F1 of finished runs, mean ± std over seeds",
+    "table": "the paper's tables 1, 2 and 3: runs what is missing and sets it beside the published numbers",
+    "curves": "accuracy over shots, prompt depth or number of prompts, from finished runs",
 }
 
 
 def command_module(name: str):
+    """The module behind a command; one that looks at a run finds Dassl and the trainers there to import."""
+    if name in FIGURES:
+        import promptbias  # noqa: F401
+
     return importlib.import_module("analysis." + name.replace("-", "_"))
 
 

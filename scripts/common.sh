@@ -63,5 +63,5 @@ few_shot() {
     for seed in $SEEDS; do
         run "$TRAINER" "$dataset" "$cfg" "$runs/seed$seed" "$seed" DATASET.NUM_SHOTS "$shots" "$@"
     done
-    "$PYTHON" -m analysis results --zero-shot "$zeroshot" "$runs"
+    "$PYTHON" -m analysis results "$runs" --zero-shot "$zeroshot" --seeds $SEEDS
 }
