@@ -6,7 +6,7 @@ that fetches them (`python -m datasets.prepare --list`).
 import importlib
 import pkgutil
 
-_SHARED = {"coop_pickle", "prepare", "reader", "sources", "splits"}
+_SHARED = {"archives", "coop_pickle", "prepare", "reader", "sources", "splits"}
 
 
 def register_all() -> None:

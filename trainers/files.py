@@ -13,8 +13,7 @@ from typing import IO, Iterator
 from .errors import UserError
 
 CHUNK = 1 << 20  # bytes read at a time
-TIMEOUT = 30  # seconds without a byte after which a connection counts as broken
-PATIENCE = 3  # connections in a row that may break without having brought a byte
+TIMEOUT = 10  # seconds without a byte after which a connection counts as broken
 
 
 @contextlib.contextmanager
@@ -66,7 +65,7 @@ def download(url: str, path: str, sha256: str = "", md5: str = "") -> None:
         with _alone_in(os.path.dirname(path)):
             if os.path.exists(path):
                 if not _intact(path, sha256, md5):
-                    raise UserError(f"{path} has a wrong checksum; delete it to have it fetched from {url} again")
+                    raise UserError(f"{path} has a wrong checksum; delete it and fetch it again")
                 return
             _transfer(url, part, by_hand)
             if not _intact(part, sha256, md5):
@@ -95,20 +94,21 @@ def _alone_in(folder: str) -> Iterator[None]:
 
 
 class _Broken(Exception):
-    """The connection failed, not the disk; trying again may help."""
+    """The connection failed, not the disk."""
 
 
 def _transfer(url: str, part: str, by_hand: str) -> None:
-    """Complete the file `part`. Raises UserError for the network, OSError for the disk."""
+    """Complete the file `part`, over as many connections as it takes while each brings something.
+
+    Raises UserError for the network, OSError for the disk.
+    """
     receive = _receive_from_drive if "://drive.google.com/" in url else _receive
-    patience = PATIENCE
     while True:
         before = _size(part)
         try:
             return receive(url, part)
         except _Broken as error:
-            patience = PATIENCE if _size(part) > before else patience - 1
-            if patience == 0:
+            if _size(part) <= before:
                 raise UserError(
                     f"cannot fetch {url} ({error}); check the network and try again, it goes on from there, {by_hand}"
                 ) from error
@@ -127,8 +127,9 @@ def _receive(url: str, part: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
             return  # nothing comes after what is there
-        if error.code == 416:
+        if error.code == 416:  # what is there is longer than the file: it is of another one
             os.remove(part)
+            return _receive(url, part)
         raise _Broken(f"it answers {error.code} {error.reason}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _Broken(getattr(error, "reason", error)) from error
@@ -165,7 +166,7 @@ def _receive_from_drive(url: str, part: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise _Broken(error) from error
+        raise _Broken(type(error).__name__) from error  # the text of its network errors is many nested lines
     except Exception as error:  # its own errors go by other names in other versions
         raise _Broken(" ".join(str(error).split())) from error
     if not os.path.exists(part):
