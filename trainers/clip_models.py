@@ -10,6 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .errors import UserError, nearest
+from .files import download
 
 CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's own loader keeps them
 TINY = "tiny"
@@ -46,12 +47,13 @@ def load_clip(name: str) -> nn.Module:
     elif name in clip._MODELS:
         if name.startswith("RN"):
             raise UserError(f"{name} is a ResNet, but prompts and block biases need a ViT, such as ViT-B/16")
-        from .files import download
-
         url = clip._MODELS[name]
         sha256 = url.split("/")[-2]
         path = os.path.join(CACHE, os.path.basename(url))
-        download(url, path, sha256=sha256)
+        try:
+            download(url, path, sha256=sha256)
+        except UserError as error:
+            raise UserError(f"{error}; `digits` with the tiny CLIP needs no weights from anywhere") from error
         state = read_weights(path)
     elif os.path.isfile(name):
         state = read_weights(name)

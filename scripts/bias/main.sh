@@ -2,4 +2,4 @@
 # Bias tuning, few-shot: bash scripts/bias/main.sh DATASET SHOTS [CFG] [KEY VALUE ...]
 TRAINER=BiasTuning
 source "$(dirname "$0")/../common.sh"
-few_shot "$(backbone_of "${1:-}")" "$@"
+few_shot "$@"

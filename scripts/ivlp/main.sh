@@ -2,4 +2,4 @@
 # Deep prompts, few-shot: bash scripts/ivlp/main.sh DATASET SHOTS [CFG] [KEY VALUE ...]
 TRAINER=IVLP
 source "$(dirname "$0")/../common.sh"
-few_shot "$(backbone_of "${1:-}")_prompt" "$@"
+few_shot "$@"
