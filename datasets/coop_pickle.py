@@ -1,6 +1,6 @@
 """CoOp's own caches: pickled lists of Dassl's Datum, read without running anything that a pickle could run."""
 import pickle
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from trainers.errors import UserError
 
@@ -16,15 +16,18 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, and only dassl's Datum is let in")
 
 
-def read_pickle(path: str) -> Dict[str, List[Tuple[str, int, str]]]:
+def read_pickle(path: str, needed: Sequence[str] = ()) -> Dict[str, List[Tuple[str, int, str]]]:
     """Read `{"train": [Datum, ...], ...}` as lists of (absolute path, label, class name).
 
     Raises:
-        UserError: the file is damaged, or holds anything but Datum and plain containers.
+        UserError: the file is damaged, lacks a set that is `needed`, or holds anything but Datum and plain containers.
     """
     try:
         with open(path, "rb") as file:
             sets = _Unpickler(file).load()
+        for key in needed:
+            if key not in sets:
+                raise ValueError(f'it has no "{key}"')
         return {str(key): [_plain(datum) for datum in data] for key, data in sets.items()}
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(

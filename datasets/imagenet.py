@@ -26,7 +26,7 @@ class ImageNet(FewShotDataset):
         path = os.path.join(self.dataset_dir, "preprocessed.pkl")
         if not os.path.exists(path):
             return super().split()
-        sets = self.read_coop(path)
+        sets = self.read_coop(path, "train", "test")
         self.check_classes(sets["train"], sets["test"])
         return sets["train"], [], sets["test"]
 

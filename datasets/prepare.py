@@ -1,8 +1,9 @@
 """`python -m datasets.prepare NAME`: fetch a dataset, unpack it where CoOp has it, and count what is there."""
 import argparse
+import contextlib
 import os
 import shutil
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from trainers.errors import UserError, cli, nearest
 from trainers.files import download
@@ -40,7 +41,7 @@ def table(root: str) -> str:
         there = [os.path.exists(os.path.join(root, result)) for fetch in source.fetches for result in fetch.results()]
         state = "there" if all(there) else "partly there" if any(there) else "-"
         rows.append((name, state, source.size, source.licence, source.by_hand))
-    headers = ("name", "state", "about", "licence", "to fetch by hand")
+    headers = ("name", "state", "download, about", "licence", "to fetch by hand")
     return tabulate(rows, headers, maxcolwidths=[None, None, None, 24, 60])
 
 
@@ -69,9 +70,25 @@ def obtain(fetch: Fetch, root: str) -> None:
     elif missing and (fetch.url or os.path.exists(path)):
         download(fetch.url, path, md5=fetch.md5)
         if fetch.unpack:
-            unpack(path, [(member, os.path.join(root, to)) for member, to in fetch.unpack if to in missing])
-        if fetch.unpack and fetch.url:
-            os.remove(path)
+            members = [(member, os.path.join(root, to)) for member, to in fetch.unpack if to in missing]
+            with archive_inside(path, fetch.inside) as archive:
+                unpack(archive, members)
+            if fetch.url:
+                os.remove(path)
+
+
+@contextlib.contextmanager
+def archive_inside(path: str, member: str) -> Iterator[str]:
+    """The archive that is packed in another as `member`, while the block lasts; `path` itself if that is ""."""
+    if not member:
+        yield path
+        return
+    inner = os.path.join(os.path.dirname(path), os.path.basename(member))
+    unpack(path, [(member, inner)])
+    try:
+        yield inner
+    finally:
+        os.remove(inner)
 
 
 def check(name: str, root: str, failures: Sequence[str] = ()) -> None:

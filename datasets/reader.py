@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import random
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from dassl.config import cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
@@ -144,7 +144,7 @@ class FewShotDataset(DatasetBase):
         stem = os.path.join(self.dataset_dir, "split_fewshot", f"shot_{shots}-seed_{seed}")
         if os.path.exists(stem + ".pkl"):
             print(f"Few-shot images: {stem}.pkl")
-            sets = self.read_coop(stem + ".pkl")
+            sets = self.read_coop(stem + ".pkl", "train")
             return sets["train"], sets.get("val", val)
 
         drawn_from = hashlib.sha256(json.dumps([_rows(s, self.dataset_dir) for s in (train, val)]).encode()).hexdigest()
@@ -159,14 +159,14 @@ class FewShotDataset(DatasetBase):
         self.keep(stem + ".json", {"drawn_from": drawn_from, **rows})
         return train, val
 
-    def read_coop(self, path: str) -> dict:
+    def read_coop(self, path: str, *needed: str) -> Dict[str, List[Item]]:
         """A cache of CoOp's as {"train": [Item, ...], ...}, its paths moved to where the dataset is now.
 
         CoOp stores absolute paths, which may be those of another machine: what comes after the dataset's folder counts.
         """
         folder = os.path.basename(self.dataset_dir)
         sets = {}
-        for key, rows in read_pickle(path).items():
+        for key, rows in read_pickle(path, needed).items():
             sets[key] = []
             for impath, label, classname in rows:
                 _, found, rest = impath.replace("\\", "/").rpartition(f"/{folder}/")
@@ -195,7 +195,7 @@ class FewShotDataset(DatasetBase):
         if not found:
             return UserError(f"{message}; DATASET.ROOT (--root) says where to look")
         short, source = found
-        address = source.fetches[0].url if source.fetches and not source.by_hand else source.page
+        address = source.fetches[0].url or source.page
         return UserError(
             f"{message}; run `python -m datasets.prepare {short} --root {root}`, or take it from {address} and put it "
             f"where CoOp does ({os.path.join(root, source.layout)}); the dataset `digits` needs nothing"
@@ -234,7 +234,7 @@ class FewShotDataset(DatasetBase):
 
     def data(self, items: Sequence[Item]) -> List[Datum]:
         """Items as Dassl wants them; each must be a file."""
-        gone: Optional[Item] = next((item for item in items if not os.path.isfile(item.impath)), None)
+        gone = next((item for item in items if not os.path.isfile(item.impath)), None)
         if gone:
             raise UserError(
                 f"{type(self).__name__}: {gone.impath} is named in the split and is not there; fetch the images again, "

@@ -14,12 +14,14 @@ class Fetch(NamedTuple):
         file: where it is put
         md5: its checksum; "" where none is published
         unpack: pairs of a member of this archive (a file, or a folder with all in it) and what becomes of it
+        inside: the member that is the archive meant by `unpack`, where one is packed in another
     """
 
     url: str
     file: str
     md5: str = ""
     unpack: Tuple[Tuple[str, str], ...] = ()
+    inside: str = ""
 
     def results(self) -> List[str]:
         """What must be there in the end."""
@@ -100,12 +102,8 @@ SOURCES: Dict[str, Source] = {
                 "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
                 "caltech-101/caltech-101.zip",
                 "3138e1922a9193bfa496528edbbc45d0",
-                (("caltech-101/101_ObjectCategories.tar.gz", "caltech-101/101_ObjectCategories.tar.gz"),),
-            ),
-            Fetch(
-                "",
-                "caltech-101/101_ObjectCategories.tar.gz",
-                unpack=(("101_ObjectCategories", "caltech-101/101_ObjectCategories"),),
+                (("101_ObjectCategories", "caltech-101/101_ObjectCategories"),),
+                inside="caltech-101/101_ObjectCategories.tar.gz",
             ),
             _drive("1hyarUivQE36mY6jSomru6Fjd-JzwcCzN", "caltech-101/split_zhou_Caltech101.json"),
         ),

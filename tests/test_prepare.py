@@ -67,6 +67,7 @@ def server(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     handler = type("Handler", (Server,), {"files": {"/file": CONTENT}, "log": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        running.handle_error = lambda *_: None  # a client that hangs up
         threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
         handler.url = f"http://127.0.0.1:{running.server_port}"
         yield handler
@@ -371,6 +372,18 @@ def test_prepare_fetches_unpacks_and_counts(small_eurosat, server):
     assert len(server.log) == requests and everything(small_eurosat) == before
     line = next(line for line in command("--list", "--root", small_eurosat).splitlines() if line.startswith("eurosat"))
     assert "there" in line
+
+
+def test_an_archive_in_an_archive(small_eurosat, server, tmp_path):
+    outer = a_zip(tmp_path / "outer.zip", [("eurosat/EuroSAT.zip", (tmp_path / "EuroSAT.zip").read_bytes())])
+    server.files["/outer.zip"] = Path(outer).read_bytes()
+    entry = SOURCES["eurosat"]
+    nested = entry.fetches[0]._replace(
+        url=f"{server.url}/outer.zip", file="eurosat/outer.zip", md5="", inside="eurosat/EuroSAT.zip"
+    )
+    SOURCES["eurosat"] = entry._replace(fetches=(nested, entry.fetches[1]))
+    command("eurosat", "--root", small_eurosat)
+    assert sorted(os.listdir(small_eurosat / "eurosat")) == ["2750", "split_zhou_EuroSAT.json"]
 
 
 def test_what_can_be_fetched_is_fetched_although_something_else_cannot(small_eurosat, server):
