@@ -3,10 +3,17 @@
 A bias adds the same vector to every token of every image. Prompts add u (see `decompose`), which depends on the token that
 asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias, and 0 if nothing of it is constant.
 """
+import argparse
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from .decompose import Branch, Parts, Statistics, join_heads
+from trainers.tower import join_heads
+
+from . import figures
+from .decompose import READ_LOOK, Branch, Parts, Statistics, branches_with_prompts
+from .run import Study
 
 
 class PromptTerm(Statistics):
@@ -45,3 +52,42 @@ class PromptTerm(Statistics):
         """|E u|^2 / E |u|^2, (L, S); NaN where u is zero throughout."""
         means = [self.project(i, total / self.count[:, None]) for i, total in enumerate(self.sum)]
         return torch.stack([m.square().sum(-1) / (square / self.count) for m, square in zip(means, self.square)])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(study: Study, args: argparse.Namespace) -> figures.Result:
+    """Constancy of every block, over all test images and all classes.
+
+    Raises:
+        UserError: the tuned run has no prompts.
+    """
+    result = figures.Result(
+        "u is what a token gathers from the prompts. |E u|² / E |u|² is 1 where every token of every image gathers the same "
+        "from them, as from a bias, and near 0 where nothing is common to them. The second curve asks only the row that "
+        "is read at the end: [cls] over images, EOS over classes."
+    )
+    branches = branches_with_prompts(study)
+    figure, axes = figures.subplots(1, len(branches), sharey=True)
+    for ax, branch in zip(axes[0], branches):
+        term = PromptTerm(branch).stream(branch.batches(study))
+        values = term.constancy().cpu().numpy()  # (L, S)
+        x = np.arange(1, len(values) + 1)
+        ax.plot(x, values[:, 0], label="all inputs", **figures.look(1))
+        ax.plot(x, values[:, 1], label=f"{branch.read} alone", **READ_LOOK)
+        ax.set_ylim(0, 1.03)
+        ax.set_title(f"{branch.name} branch")
+        ax.legend(loc="lower left")
+        figures.block_axis(ax, len(values))
+        result.numbers[f"{branch.name}_constancy"] = values
+        result.headlines += [
+            (f"{branch.name}: constancy over all inputs, mean over blocks", float(values[:, 0].mean())),
+            (f"{branch.name}: lowest of a block", float(values[:, 0].min())),
+            (f"{branch.name}: highest of a block", float(values[:, 0].max())),
+            (f"{branch.name}: constancy of {branch.read}, mean over blocks", float(values[:, 1].mean())),
+        ]
+    axes[0, 0].set_ylabel("constancy |E u|² / E |u|²")
+    result.figures["constancy"] = figure
+    return result

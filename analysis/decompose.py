@@ -8,15 +8,21 @@ full softmax gives to the prompts, and u what the head gathers from them. Then, 
 Inputs are all tokens but the prompts: [cls] and patches, or SOS and what stands after the prompts up to EOS.
 Shapes: B samples, H heads, L blocks, N tokens of which n are inputs, d = D / H; S sets of rows (see `Branch.sets`).
 """
-import contextlib
-from typing import Dict, Iterable, Iterator, NamedTuple, Optional
+import argparse
+from typing import Dict, Iterable, List, NamedTuple, Optional
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainers.errors import UserError
 from trainers.tower import Tap, Tower, Tuner, join_heads
 from trainers.tuned_clip import TunedCLIP
+
+from . import figures
+from .recording import tapped
+from .run import Study
 
 PLAIN = Tuner()  # nothing learned: the branch of the plain CLIP
 
@@ -79,16 +85,6 @@ class Attention(TakenApart):
         return super().update(i, parts)
 
 
-@contextlib.contextmanager
-def tapped(tower: Tower, tap: Optional[Tap]) -> Iterator[None]:
-    """The tower with a tap, inside the context only."""
-    tower.tap = tap
-    try:
-        yield
-    finally:
-        tower.tap = None
-
-
 class Branch:
     """One branch of a model, as the analysis walks it. A batch is images, or class indices.
 
@@ -119,11 +115,16 @@ class Branch:
         return tap
 
     def walk(self, batch: Tensor, tuner: Tuner) -> Tensor:
+        """A batch through the tower, not normalised."""
+        raise NotImplementedError
+
+    def batches(self, study: Study, split: str = "test") -> Iterable[Tensor]:
+        """The images of a study, or all classes, in batches."""
         raise NotImplementedError
 
     def sets(self, batch: Tensor) -> Tensor:
-        """Weights (2, B, n), 0 or 1, of the inputs that statistics are taken over: all that see prompts and are not
-        padding, and the row that is read ([cls] or EOS)."""
+        """Weights (2, B, n), 0 or 1, of the inputs that statistics are taken over: in the first set all that come from the
+        image, or from after the prompts up to EOS; in the second the row that is read, [cls] or EOS."""
         raise NotImplementedError
 
 
@@ -135,6 +136,9 @@ class ImageBranch(Branch):
 
     def walk(self, batch: Tensor, tuner: Tuner) -> Tensor:
         return self.tower(batch, tuner)
+
+    def batches(self, study: Study, split: str = "test") -> Iterable[Tensor]:
+        return (image for image, _ in study.batches("image prompts", split))
 
     def sets(self, batch: Tensor) -> Tensor:
         every = torch.ones(len(batch), 1 + self.tower.patches, device=batch.device)
@@ -152,16 +156,19 @@ class TextBranch(Branch):
     def walk(self, batch: Tensor, tuner: Tuner) -> Tensor:
         return self.tower(tuner, batch)
 
+    def batches(self, study: Study, split: str = "test") -> Iterable[Tensor]:
+        return self.classes()
+
+    def classes(self, size: int = 256) -> Iterable[Tensor]:
+        """All class indices."""
+        return torch.arange(len(self.tower.tokens), device=self.tower.tokens.device).split(size)
+
     def sets(self, batch: Tensor) -> Tensor:
         prompts = self.tuner.prompts_at
         eos = self.tower.tokens[batch].argmax(-1)[:, None]  # (B, 1)
         at = torch.arange(int(eos.max()) + 1, device=eos.device)
         at = torch.cat([at[:prompts.start], at[prompts.stop:]])
         return torch.stack([(at >= prompts.stop) & (at <= eos), at == eos]).float()
-
-    def batches(self, size: int = 256) -> Iterable[Tensor]:
-        """All classes."""
-        return torch.arange(len(self.tower.tokens), device=self.tower.tokens.device).split(size)
 
 
 class Statistics(TakenApart):
@@ -229,3 +236,97 @@ class Shares(Statistics):
     def means(self) -> Dict[str, Tensor]:
         """(L, S, H) each, (L, S, 1) for `block`."""
         return {name: torch.stack(sums) / self.count[:, None] for name, sums in self.sums.items()}
+
+
+def branches_with_prompts(study: Study) -> List[Branch]:
+    """The branches of the tuned run that have prompts.
+
+    Raises:
+        UserError: none has.
+    """
+    branches = [b for b in (ImageBranch(study.tuned), TextBranch(study.tuned)) if b.has_prompts]
+    if not branches:
+        raise UserError(f'"{study.label}" has no prompts, so nothing can be taken apart; give a run of IVLP as --model-dir')
+    return branches
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(study: Study, args: argparse.Namespace) -> figures.Result:
+    """Shares of the prompts in every block and head, over all test images and all classes.
+
+    Raises:
+        UserError: the tuned run has no prompts.
+    """
+    branches = branches_with_prompts(study)
+    shares = [Shares(branch).stream(branch.batches(study)) for branch in branches]
+    result = figures.Result(
+        "An input's attention update is exactly (1 - π) a v W_O + u W_O + b_O: what it would gather from the inputs alone, "
+        "scaled down by the attention mass π that goes to the prompts, plus what it gathers from the prompts. "
+        "First row: π. Second row: length of the prompts' part relative to the lengths of both parts. Third row: how "
+        "much of the attention among inputs (a) has gone elsewhere, compared with plain CLIP; it is 0 in the first image "
+        "block, where prompts can only rescale. Dots are heads, for all inputs ([cls] and patches, or what stands between "
+        "the prompts and the end of EOS)."
+    )
+    for branch, share in zip(branches, shares):
+        for name, values in share.means().items():
+            result.numbers[f"{branch.name}_{name}"] = values.cpu().numpy()  # (L, S, H or 1)
+        mean = {name: float(values[:, 0].mean()) for name, values in share.means().items()}
+        result.headlines += [
+            (f"{branch.name}: attention mass on the prompts, mean over blocks and heads", mean["pi"]),
+            (f"{branch.name}: share of the prompts in the length of the update, mean over blocks", mean["block"]),
+            (f"{branch.name}: attention among inputs that moved, mean over blocks and heads", mean["moved"]),
+            (f"{branch.name}: the same in block 1", float(share.means()["moved"][0, 0].mean())),
+            (f"{branch.name}: largest error of the sum of the parts, relative", share.error),
+        ]
+    result.figures["decompose"] = plot_blocks(branches, result.numbers)
+    result.figures["decompose-heads"] = plot_heads(branches, result.numbers)
+    return result
+
+
+READ_LOOK = {"color": "#333333", "linestyle": "-", "marker": "s"}  # the row that is read; all inputs have the run's look
+
+
+def plot_blocks(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figures.Figure:
+    """One column per branch: attention mass, share of the update, moved attention, over the blocks."""
+    rows = (
+        ("pi", "pi", "attention mass\non prompts, π"),
+        ("head", "block", "prompts' share of\nthe update's length"),
+        ("moved", "moved", "attention among inputs\nthat moved"),
+    )
+    figure, axes = figures.subplots(len(rows), len(branches), height=1.9)
+    for column, branch in zip(axes.T, branches):
+        for ax, (dots, line, label) in zip(column, rows):
+            of_heads, of_blocks = numbers[f"{branch.name}_{dots}"], numbers[f"{branch.name}_{line}"].mean(-1)
+            look, x = figures.look(1), np.arange(1, len(of_blocks) + 1)
+            ax.plot(x, of_heads[:, 0], linestyle="none", marker=look["marker"], color=look["color"], alpha=0.4,
+                    markeredgewidth=0, label=["all inputs, one head"] + [None] * (of_heads.shape[2] - 1))
+            ax.plot(x, of_blocks[:, 0], label="all inputs", **look)
+            ax.plot(x, of_blocks[:, 1], label=f"{branch.read} alone", **READ_LOOK)
+            ax.set_ylim(0, 1.1 * max(of_heads[:, 0].max(), of_blocks.max()))
+            ax.set_ylabel(label)
+            figures.block_axis(ax, len(of_blocks))
+        column[0].set_title(f"{branch.name} branch")
+        column[0].legend(fontsize=7)
+    return figure
+
+
+def plot_heads(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figures.Figure:
+    """One column per branch: attention mass and share of each block and head, of all inputs."""
+    rows = (("pi", "attention mass\non prompts, π"), ("head", "prompts' share of\nthe head's update"))
+    figure, axes = figures.subplots(len(rows), len(branches), height=1.8)
+    for column, branch in zip(axes.T, branches):
+        for ax, (name, label) in zip(column, rows):
+            values = numbers[f"{branch.name}_{name}"][:, 0].T  # (H, L)
+            H, blocks = values.shape
+            image = ax.imshow(values, aspect="auto", origin="lower", cmap="Reds", vmin=0, extent=(0.5, blocks + 0.5, 0.5, H + 0.5))
+            ax.set_yticks(range(1, H + 1))
+            ax.set_ylabel("head")
+            ax.grid(False)
+            figures.block_axis(ax, blocks)
+            ax.set_xlim(0.5, blocks + 0.5)
+            figure.colorbar(image, ax=ax, label=label)
+        column[0].set_title(f"{branch.name} branch")
+    return figure

@@ -4,21 +4,26 @@ The paper has three hypotheses: prompts work through the attention among the inp
 (iii). Here the tuned model runs again with parts of what its inputs gather (see `decompose`), in one branch while the other
 is whole, and in both; b_O always stays. The accuracy of each is a causal test.
 """
-from typing import Callable, Dict, Iterable, NamedTuple, Tuple
+import argparse
+from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainers.tower import split_heads
 from trainers.tuned_clip import TunedCLIP
 
-from .decompose import PLAIN, Branch, ImageBranch, Parts, TakenApart, TextBranch
+from . import figures
+from .constancy import PromptTerm
+from .decompose import PLAIN, Branch, ImageBranch, Parts, TakenApart, TextBranch, branches_with_prompts
+from .run import ZERO_SHOT, Study
 
 
 class Given(NamedTuple):
     """What a variant may take from elsewhere, for one block."""
 
-    m: Tensor  # (H, 1, d), mean of u over the few-shot training images, or over the classes
+    m: Tensor  # (H, 1, d), mean of u over the inputs of the few-shot training images, or over those of the classes
     tuned: Tensor  # (B, H, n, n), attention among inputs in the untouched tuned model
     plain: Tensor  # (B, H, n, n), the same in the plain CLIP
 
@@ -40,7 +45,7 @@ WHERE = ("image", "text", "both")
 class Variant(TakenApart):
     """Runs one of `VARIANTS`. m (L, D) is the mean of u, heads side by side; the other two hold what `Given` says per block."""
 
-    def __init__(self, name: str, prompts_at: slice, m: Tensor, tuned: list, plain: list) -> None:
+    def __init__(self, name: str, prompts_at: slice, m: Tensor, tuned: List[Tensor], plain: List[Tensor]) -> None:
         super().__init__(prompts_at)
         self.gathers = VARIANTS[name]
         self.m, self.tuned, self.plain = m, tuned, plain
@@ -64,7 +69,7 @@ def accuracies(model: TunedCLIP, m: Dict[str, Tensor], batches: Iterable[Tuple[T
         m: `PromptTerm.gathered` of each branch by name, "image" and "text".
     """
     image_branch, text_branch = ImageBranch(model), TextBranch(model)
-    texts = torch.cat([variant_features(text_branch, which, m["text"]) for which in text_branch.batches()], 1)
+    texts = torch.cat([variant_features(text_branch, which, m["text"]) for which in text_branch.classes()], 1)
     right, count = torch.zeros(len(WHERE), len(VARIANTS)), 0
     for image, label in batches:
         images = variant_features(image_branch, image, m["image"])
@@ -72,3 +77,85 @@ def accuracies(model: TunedCLIP, m: Dict[str, Tensor], batches: Iterable[Tuple[T
         right += torch.stack([(scores.argmax(-1) == label).sum(-1) for scores in logits]).cpu()
         count += len(label)
     return right / count, count
+
+
+@torch.no_grad()
+def accuracies_of(models: Dict[str, TunedCLIP], batches: Iterable[Tuple[Tensor, Tensor]]) -> Dict[str, float]:
+    """Share of (image, label) batches that each model gets right, as it is."""
+    right, count = dict.fromkeys(models, 0), 0
+    for image, label in batches:
+        for name, model in models.items():
+            right[name] += int((model(image).argmax(-1) == label).sum())
+        count += len(label)
+    return {name: n / count for name, n in right.items()}
+
+
+def sampling_error(share: np.ndarray, count: int) -> np.ndarray:
+    """Distance of the 95 % interval's lower and upper end from a share of `count` samples, (2, ...) (Wilson, 1927)."""
+    z2 = 1.96 ** 2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = (z2 * (share * (1 - share) / count + z2 / (4 * count ** 2))) ** 0.5 / (1 + z2 / count)
+    return np.maximum(np.stack([share - centre + half, centre + half - share]), 0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(study: Study, args: argparse.Namespace) -> figures.Result:
+    """Accuracy of every variant over the test set.
+
+    Raises:
+        UserError: the tuned run has no prompts.
+    """
+    result = figures.Result(
+        "Each point is the tuned model with something taken away from what the prompts of one branch, or of both, do; the "
+        "other branch is whole. a: attention among the inputs; π: attention mass on the prompts; u: what is gathered from "
+        "the prompts; m: mean of u over the few-shot training images (for text over the classes), one vector per block, "
+        "which is a bias. If prompts worked through attention alone, rescaled and transplanted attention would keep the "
+        "accuracy of the full model; if as a bias alone, bias only, constant bias and frozen attention would. Bars: 95 % "
+        "interval of the accuracy for that many test images. Text prompts stand in the place of template words: without "
+        "them (none) their positions stay empty, so that text features are not those of zero-shot CLIP. Frozen attention "
+        "of text is that of the plain text with the template words left out and the rest renormalised."
+    )
+    with_prompts = {branch.name for branch in branches_with_prompts(study)}
+    branches = (ImageBranch(study.tuned), TextBranch(study.tuned))
+    m = {branch.name: PromptTerm(branch).stream(branch.batches(study, "train")).gathered() for branch in branches}
+    shares, count = accuracies(study.tuned, m, study.batches("variants"))
+    untouched = accuracies_of({name: study.models[name] for name in (ZERO_SHOT, study.label)}, study.batches("zero-shot and tuned"))
+    shown = [where for where in WHERE if where in with_prompts or len(with_prompts) == 2]
+    shares = shares.numpy()[[WHERE.index(where) for where in shown]]
+
+    result.headlines += [(f"{name}: accuracy in %", 100 * share) for name, share in untouched.items()]
+    result.headlines += [(f"{variant}, {where} prompts: accuracy in %", 100 * float(share))
+                         for where, row in zip(shown, shares) for variant, share in zip(VARIANTS, row)]
+    result.numbers.update(variants=np.array(list(VARIANTS)), where=np.array(shown), accuracy=shares, images=np.array(count),
+                          **{f"{name}_m": value.cpu().numpy() for name, value in m.items()})
+    result.figures["mechanism"] = plot(shown, shares, count, untouched, study.label)
+    return result
+
+
+FORMULAS = dict(zip(VARIANTS, (
+    "(1−π) a v + u", "(1−π) a v", "a v + u", "a v + m", "a v", "a v, a of the full model", "a v + u, a of plain CLIP",
+)))
+
+
+def plot(shown: List[str], shares: np.ndarray, count: int, untouched: Dict[str, float], label: str) -> figures.Figure:
+    """One panel per branch or both: accuracy of each variant, with lines at the tuned model and zero-shot CLIP."""
+    figure, axes = figures.subplots(1, len(shown), height=3.2, sharey=True, sharex=True)
+    y = np.arange(len(VARIANTS))[::-1]
+    for ax, where, row in zip(axes[0], shown, shares):
+        for index, (name, share) in enumerate(untouched.items()):
+            look = figures.look(index)
+            ax.axvline(100 * share, color=look["color"], linestyle=look["linestyle"], linewidth=1,
+                       label=(name, f"{label}, untouched")[index])
+        ax.errorbar(100 * row, y, xerr=100 * sampling_error(row, count), fmt="o", color="#333333", elinewidth=1, markersize=4)
+        for at, share in zip(y, row):
+            ax.annotate(f"{100 * share:.1f}", (100 * share, at), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=7,
+                        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+        ax.set_title("both branches" if where == "both" else f"{where} branch")
+        ax.set_xlabel("accuracy (%)")
+    axes[0, 0].set_yticks(y, [f"{name}\n{FORMULAS[name]}" for name in VARIANTS], va="center")
+    axes[0, 0].set_ylim(-0.6, len(VARIANTS) - 0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure

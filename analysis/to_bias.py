@@ -4,15 +4,26 @@ If prompts worked as a bias, their mean contribution could stand in their place:
 `attn.out_proj.bias` of block l of the plain CLIP. The result is a stock CLIP without prompts; how much of the gain is left?
 In the text branch SOS gets the bias too, though prompts, which come after it, give it nothing.
 """
+import argparse
 import copy
 from typing import Dict, Iterable, Tuple
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-FOLDED = {"zero-shot": (0, 0), "image": (1, 0), "text": (0, 1), "both": (1, 1)}  # (image, text): with the biases or without
+from trainers.templates import GENERIC
+
+from . import figures
+from .constancy import PromptTerm
+from .decompose import ImageBranch, TextBranch, branches_with_prompts
+from .mechanism import accuracies_of, sampling_error
+from .run import Study
+
+# What gets the biases (1) and what does not (0): the image branch, the text branch.
+FOLDED = {"neither branch": (0, 0), "image branch": (1, 0), "text branch": (0, 1), "both branches": (1, 1)}
 
 
 @torch.no_grad()
@@ -44,3 +55,51 @@ def accuracies(
             right[name] += int(((images[i] @ texts[t].T).argmax(-1) == label).sum())
         count += len(label)
     return {name: n / count for name, n in right.items()}, count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(study: Study, args: argparse.Namespace) -> figures.Result:
+    """Accuracy of stock CLIPs with the tuned run's m in their biases, beside the run itself and those to compare with.
+
+    Raises:
+        UserError: the tuned run has no prompts.
+    """
+    branches_with_prompts(study)
+    result = figures.Result(
+        "m is the mean, over the few-shot training images (for text over the classes), of what tokens gather from the prompts; "
+        "there is one vector per block. Added to the output biases of the attention of plain CLIP it takes the prompts' "
+        "place: what results is a stock CLIP with the prompts' initial words as template, and nothing was trained. If prompts "
+        "worked as a constant bias, biases in both branches would come close to the tuned run. In the text branch SOS gets "
+        "the bias too, though prompts, which stand after it, give it nothing. Bars: 95 % interval for that many test images."
+    )
+    m = {}
+    for branch in (ImageBranch(study.tuned), TextBranch(study.tuned)):
+        m[branch.name] = PromptTerm(branch).stream(branch.batches(study, "train")).bias()
+        result.numbers[f"{branch.name}_m"] = m[branch.name].cpu().numpy()
+    words = study.cfg.TRAINER.IVLP.CTX_INIT.replace("_", " ")
+    template = f"{words} {{}}." if words else GENERIC
+    tokens = study.plain_clip(template).text.tokens
+    folded, count = accuracies(study.tuned.text.clip, m, tokens, study.batches("stock CLIP with biases"))
+    tuned = {name: model for name, model in study.models.items() if model is not study.plain}
+    shares = {f"biases in {name}": share for name, share in folded.items()}
+    shares.update(accuracies_of(tuned, study.batches("tuned")))
+    result.headlines = [(f"{name}: accuracy in %", 100 * share) for name, share in shares.items()]
+    result.numbers.update(models=np.array(list(shares)), accuracy=np.array(list(shares.values())), images=np.array(count))
+
+    figure, axes = figures.subplots(height=0.6 + 0.28 * len(shares))
+    ax = axes[0, 0]
+    for at, (name, share) in enumerate(shares.items()):
+        index = list(study.models).index(name) if name in tuned else 0
+        error = 100 * sampling_error(np.array([share]), count)
+        ax.errorbar([100 * share], [-at], xerr=error, fmt=figures.look(index)["marker"], color=figures.look(index)["color"],
+                    elinewidth=1, markersize=5)
+        ax.annotate(f"{100 * share:.1f}", (100 * share, -at), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=7)
+    ax.set_yticks([-at for at in range(len(shares))], ["stock CLIP", *(f"+ {name}" for name in list(shares)[1:len(FOLDED)]), *tuned])
+    ax.set_ylim(0.4 - len(shares), 0.7)
+    ax.set_xlabel("accuracy (%)")
+    ax.set_title(f'stock CLIP with "{template}" and the biases of: {study.label}')
+    result.figures["to-bias"] = figure
+    return result

@@ -2,18 +2,24 @@
 
 Patches are removed in the order of a map, the most relevant first or the least relevant first, and the accuracy is
 followed. A truthful map makes the first curve fall early and the second one late; an order by chance lies between.
-Removed means: the patch's token is dropped from the sequence, after the positional embedding.
+Removed means: the patch's token is dropped from the sequence, after the positional embedding. The maps are the relevancy of
+the image's own class and, as a simple rival, the attention of [cls] in the last block, mean over heads.
 """
+import argparse
 import copy
 from typing import Dict, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainers.tower import Tap, Tuner
 from trainers.tuned_clip import TunedCLIP
 
+from . import figures
 from .decompose import ImageBranch
+from .relevancy import relevancy
+from .run import Study
 
 FRACTIONS = tuple(step / 10 for step in range(11))  # of the patches removed
 
@@ -61,8 +67,8 @@ def orders(maps: Dict[str, Tensor], chance: torch.Generator) -> Dict[Tuple[str, 
     """Orders of removal (B, M) for maps (B, M): (name, "most") and (name, "least") relevant first, and one by chance."""
     ordered = {}
     for name, values in maps.items():
-        ordered[name, "most"] = values.argsort(1, descending=True, stable=True)
-        ordered[name, "least"] = values.argsort(1, stable=True)
+        ordered[name, "most"] = values.argsort(dim=1, descending=True, stable=True)
+        ordered[name, "least"] = values.argsort(dim=1, stable=True)
     # Drawn image by image, so that it does not depend on the batch size.
     drawn = [torch.randperm(values.shape[1], generator=chance) for _ in values]
     ordered["chance", ""] = torch.stack(drawn).to(values.device)
@@ -86,3 +92,71 @@ def area(curve: Sequence[float]) -> float:
     """Area under an accuracy curve over FRACTIONS, by the trapezoid rule: the mean accuracy along the removal."""
     steps = [b - a for a, b in zip(FRACTIONS, FRACTIONS[1:])]
     return sum(step * (a + b) / 2 for step, a, b in zip(steps, curve, curve[1:]))
+
+
+def curves(study: Study, seed: int = 0) -> Dict[str, Dict[Tuple[str, str], np.ndarray]]:
+    """Accuracy in % at FRACTIONS of the patches removed: model -> (map, "most" or "least") and ("chance", "") -> (F,)."""
+    chance = torch.Generator().manual_seed(seed)
+    texts = {name: model.text_features() for name, model in study.models.items()}
+    hits: Dict[str, Dict[Tuple[str, str], Tensor]] = {name: {} for name in study.models}
+    for image, label in study.batches("truth"):
+        for name, model in study.models.items():
+            maps = {
+                "relevancy": relevancy(model, image, label)[0][:, :model.vision.patches],
+                "attention": raw_attention(ImageBranch(model), image),
+            }
+            for key, order in orders(maps, chance).items():
+                hits[name][key] = hits[name].get(key, 0) + hits_without(model, image, label, order, texts[name])
+    return {name: {key: 100 * n.numpy() / len(study) for key, n in by_key.items()} for name, by_key in hits.items()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(study: Study, args: argparse.Namespace) -> figures.Result:
+    """Curves and areas of every model of the study."""
+    result = figures.Result(
+        "Patches are removed from every image in the order of a map, and the accuracy is followed. Filled marks: the most "
+        "relevant first, where a truthful map makes the accuracy fall early; open marks: the least relevant first, where it "
+        "stays long. Grey: in an order by chance. The wider the two curves lie apart, the more the map knows. Relevancy is that "
+        "of the image's own class; raw attention is what [cls] gives to the patches in the last block, mean over heads. "
+        "Removed patches are dropped from the sequence after the positional embedding; with all of them gone, [cls] and the "
+        "prompts are left."
+    )
+    measured = curves(study)
+    for name, by_key in measured.items():
+        areas = {key: area(curve) for key, curve in by_key.items()}
+        for what in ("relevancy", "attention"):
+            result.headlines += [
+                (f"{name}, {what}, most relevant first: area, mean accuracy in %", areas[what, "most"]),
+                (f"{name}, {what}, least relevant first: area, mean accuracy in %", areas[what, "least"]),
+                (f"{name}, {what}: distance of the two areas", areas[what, "least"] - areas[what, "most"]),
+            ]
+        result.headlines.append((f"{name}, order by chance: area, mean accuracy in %", areas["chance", ""]))
+        result.numbers.update({" ".join((name, *key)).strip(): curve for key, curve in by_key.items()})
+    result.numbers["fractions"] = np.array(FRACTIONS)
+    result.figures["truth"] = plot(measured)
+    return result
+
+
+def plot(measured: Dict[str, Dict[Tuple[str, str], np.ndarray]]) -> figures.Figure:
+    """A row per model, a column per map."""
+    maps = {"relevancy": "relevancy", "attention": "attention of [cls], last block"}
+    figure, axes = figures.subplots(len(measured), len(maps), height=2.1, sharex=True, sharey=True)
+    x = [100 * fraction for fraction in FRACTIONS]
+    for index, (row, (name, by_key)) in enumerate(zip(axes, measured.items())):
+        style = figures.look(index)
+        for ax, (what, title) in zip(row, maps.items()):
+            most, least = by_key[what, "most"], by_key[what, "least"]
+            ax.fill_between(x, most, least, color=style["color"], alpha=0.1, linewidth=0)
+            ax.plot(x, by_key["chance", ""], color="#888888", linewidth=1, label="by chance")
+            ax.plot(x, most, **style, label="most relevant first")
+            ax.plot(x, least, **style, markerfacecolor="white", label="least relevant first")
+            ax.set_title(f"{name}: {title}")
+        row[0].set_ylabel("accuracy (%)")
+        row[-1].legend(fontsize=7)
+    for ax in axes[-1]:
+        ax.set_xlabel("patches removed (%)")
+    axes[0, 0].set_ylim(bottom=0)
+    return figure
