@@ -37,7 +37,9 @@ class TrainerBase:
 
     # models
 
-    def register_model(self, name: str = "model", model: nn.Module = None, optim: Any = None, sched: Any = None) -> None:
+    def register_model(
+        self, name: str = "model", model: Optional[nn.Module] = None, optim: Any = None, sched: Any = None
+    ) -> None:
         """Save and load `model` under `name`; step `optim` by batch and `sched` by epoch."""
         if "_models" not in self.__dict__:
             raise AttributeError("call super().__init__() before register_model()")

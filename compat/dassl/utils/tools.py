@@ -76,13 +76,14 @@ def collect_env_info() -> str:
     """Versions and hardware, one per line; starts no other program."""
     import torchvision
 
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return "\n".join(f"{name}: {value}" for name, value in {
         "PyTorch version": torch.__version__,
         "CUDA used to build PyTorch": torch.version.cuda,
         "Is CUDA available": torch.cuda.is_available(),
         "GPU models": ", ".join(devices) or None,
-        "CPU": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "CPU": cpu,
         "OS": platform.platform(),
         "Python version": platform.python_version(),
         "numpy": np.__version__,

@@ -1,21 +1,19 @@
 """Checkpoints and parameter counts."""
 import os
-import pickle
 import shutil
 import tempfile
 import warnings
-import zipfile
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, Dict, Iterable, Iterator, Optional
 
 import torch
 from torch import nn
 
+from .plain import is_program, read_plain
 from .tools import mkdir_if_missing
 
 __all__ = [
-    "CheckpointError", "Stub", "save_checkpoint", "load_checkpoint", "resume_from_checkpoint", "count_num_param",
+    "CheckpointError", "save_checkpoint", "load_checkpoint", "resume_from_checkpoint", "count_num_param",
     "load_pretrained_weights",
 ]
 
@@ -75,51 +73,6 @@ def save_checkpoint(
         print(f'Best checkpoint saved to "{best_fpath}"')
 
 
-class Stub:
-    """Stands in a loaded checkpoint for an object of a class that is not to be built; keeps its plain attributes."""
-
-    stands_for = ""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-    def _ignore(self, *args: Any) -> None:
-        pass
-
-    append = extend = add = update = __setitem__ = _ignore  # what unpickling calls on subclasses of containers
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers, and a Stub of its own for every other class or function that is named."""
-
-    _PLAIN = {
-        ("collections", "OrderedDict"), ("collections", "defaultdict"),
-        ("builtins", "dict"), ("builtins", "list"), ("builtins", "set"),
-        ("torch", "Size"), ("torch", "device"),
-        ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = {"__builtin__": "builtins"}.get(module, module)
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        is_storage = module == "torch" and name.endswith("Storage") and isinstance(getattr(torch, name, None), type)
-        if (module, name) in self._PLAIN or is_dtype or is_storage:
-            return super().find_class(module, name)
-        return type("Stub", (Stub,), {"stands_for": f"{module}.{name}"})
-
-
-def _load_plain(file: Any, **options: Any) -> Any:
-    return _PlainUnpickler(file, **options).load()
-
-
-_plain_pickle = SimpleNamespace(__name__="plain_pickle", Unpickler=_PlainUnpickler, load=_load_plain)
-
-
 def load_checkpoint(fpath: str) -> Any:
     """What `torch.save` wrote, tensors on the CPU. Executes nothing that the file names.
 
@@ -134,16 +87,15 @@ def load_checkpoint(fpath: str) -> Any:
         raise ValueError("no path of a checkpoint was given")
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f'there is no checkpoint at "{fpath}"; train first or give another path')
-    if zipfile.is_zipfile(fpath):
-        with zipfile.ZipFile(fpath) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise CheckpointError(f'"{fpath}" is a TorchScript program, not a checkpoint; give another file')
     try:
-        return torch.load(fpath, map_location="cpu", weights_only=True)
-    except Exception:  # refused or damaged: the second reading tells which
-        pass
-    try:
-        return torch.load(fpath, map_location="cpu", weights_only=False, pickle_module=_plain_pickle)
+        if is_program(fpath):
+            raise CheckpointError(f'"{fpath}" is a TorchScript program, not a checkpoint; give another file')
+        try:
+            return torch.load(fpath, map_location="cpu", weights_only=True)
+        except Exception:  # objects or damage: the second reading tells which
+            return read_plain(fpath)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f'the checkpoint "{fpath}" is damaged or was not written by torch.save; delete it and train again, '
