@@ -98,6 +98,26 @@ def heads_per_block(axes: Axes, values: np.ndarray, index: int, of: int = 1, pla
               markeredgecolor="white", markeredgewidth=0.4, label=label)
 
 
+def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str, columns: int = 3) -> Figure:
+    """A panel of `heads_per_block` for each (index of the model, title, values (L, H)); the first one's mean is repeated in
+    grey in all others."""
+    rows = -(-len(panels) // columns)
+    figure, axes = subplots(rows, min(columns, len(panels)), height=2.3, sharex=True, sharey=True)
+    reference = panels[0][2].mean(1)
+    for place, (ax, (index, title, values)) in enumerate(zip(axes.flat, panels)):
+        if place:
+            ax.plot(range(1, 1 + len(reference)), reference, color="0.6", linewidth=1)
+        heads_per_block(ax, values, index)
+        ax.set_title(title)
+        block_axis(ax, len(values))
+        ax.tick_params(labelbottom=True)
+    for ax in axes.flat[len(panels):]:
+        ax.axis("off")
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()

@@ -1,14 +1,14 @@
 """Attention at named points: looking into a tower while it runs.
 
     with recording(model.vision, gradient=True) as seen:
-        y = (model.logit_scale * model.image_features(image) * text).sum()
-        gradients = seen.gradients(y)
-    seen.attention[11]  # (B, H, N, N), float32, of the last block
+        y = model.logit_scale * (model.image_features(image) * model.text_features()[label]).sum()
+        gradient, = gradients(y, seen)
+    seen.attention[11], gradient[11]  # (B, H, N, N), float32, of the last block
 
 Outside the context the tower is as it was, and as fast. `vision_columns` and `text_columns` name the columns (and rows).
 """
 import contextlib
-from typing import Callable, Dict, Iterator, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -63,10 +63,6 @@ class Recording:
         self.attention: Dict[int, Tensor] = {}
         self.tokens: Dict[int, Tensor] = {}
 
-    def gradients(self, y: Tensor) -> Dict[int, Tensor]:
-        """Block -> ∂y/∂A (B, H, N, N) of a scalar y, such as the sum of the samples' own scores."""
-        return dict(zip(self.attention, torch.autograd.grad(y, list(self.attention.values()), retain_graph=True)))
-
 
 @contextlib.contextmanager
 def recording(tower: Tower, blocks: Optional[Sequence[int]] = None, attention: bool = True, tokens: bool = False,
@@ -74,8 +70,7 @@ def recording(tower: Tower, blocks: Optional[Sequence[int]] = None, attention: b
     """Keep attention and inputs of `blocks` (from 0; default all) of the next pass through `tower`.
 
     Args:
-        gradient: make `Recording.gradients` possible; gradients are computed while the context lasts if and only if this
-            is set.
+        gradient: make `gradients` possible. Autograd is on while the context lasts if this is set, and off if not.
     """
     seen = Recording()
     wanted = set(range(len(tower.blocks)) if blocks is None else blocks)
@@ -89,8 +84,19 @@ def recording(tower: Tower, blocks: Optional[Sequence[int]] = None, attention: b
         if i in wanted:
             seen.tokens[i] = x
 
-    with torch.set_grad_enabled(gradient), tapped(tower, Watch(keep_attention if attention else None, keep_tokens if tokens else None)):
+    watch = Watch(keep_attention if attention else None, keep_tokens if tokens else None)
+    with torch.set_grad_enabled(gradient), tapped(tower, watch):
         yield seen
+
+
+def gradients(y: Tensor, *recordings: Recording) -> List[Dict[int, Tensor]]:
+    """∂y/∂A (B, H, N, N) by block, for each of the recordings (of one or both towers), in one backward pass.
+
+    Args:
+        y: a scalar; the sum over samples that do not depend on each other gives each sample its own gradient.
+    """
+    found = iter(torch.autograd.grad(y, [A for recording in recordings for A in recording.attention.values()]))
+    return [{i: next(found) for i in recording.attention} for recording in recordings]
 
 
 def vision_columns(model: TunedCLIP) -> Dict[str, slice]:

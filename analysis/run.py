@@ -4,10 +4,11 @@ import io
 import os
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
+import numpy as np
 import promptbias  # noqa: F401 (provides Dassl and the trainers)
 import torch
 from dassl.config import get_cfg_default
-from dassl.data.data_manager import build_data_loader
+from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import Tensor
 from tqdm import tqdm
@@ -108,6 +109,24 @@ class Study:
             for batch in loader:
                 yield batch["img"].to(self.device), batch["label"].to(self.device)
                 bar.update(len(batch["label"]))
+
+    def image(self, index: int) -> Tuple[Tensor, int]:
+        """Test image `index` (1, 3, S, S), as `batches` gives it, and its class.
+
+        Raises:
+            UserError: there is no such image.
+        """
+        if not 0 <= index < len(self):
+            raise UserError(f"there is no test image {index}: they are numbered from 0 to {len(self) - 1}")
+        item = DatasetWrapper(self.cfg, [self._test[index]], transform=self._transform)[0]
+        return item["img"][None].to(self.device), item["label"]
+
+    def picture(self, image: Tensor) -> np.ndarray:
+        """An image (1, 3, S, S) as the model sees it -> as people do, (S, S, 3) from 0 to 1."""
+        picture = image[0].cpu().permute(1, 2, 0).numpy()
+        if "normalize" in self.cfg.INPUT.TRANSFORMS:
+            picture = picture * np.array(self.cfg.INPUT.PIXEL_STD) + np.array(self.cfg.INPUT.PIXEL_MEAN)
+        return picture.clip(0, 1)
 
 
 def load_run(folder: str, root: str = "") -> TrainerX:

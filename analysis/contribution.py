@@ -1,0 +1,197 @@
+"""What each text token and image patch contributes to the alignment (section 3.2.2, figs. 2, 3 and 8-23)."""
+import argparse
+from typing import Dict, List
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from trainers.errors import UserError
+from trainers.tuned_clip import TunedCLIP
+
+from .figures import Result, look, subplots
+from .recording import text_columns
+from .relevancy import check_first_block, relevancy, shares
+from .run import ZERO_SHOT, Study
+from .statistics import Means, groups, rank_correlation
+
+HOW_TO_READ = (
+    "How much of the score of an image with its own class comes from each token, as a share of all (relevancy, averaged over "
+    "{count} test images{which}). Text: left of the line SOS and the prompts or template words, right of it the class name "
+    "and “.”, then zero from EOS on. Image: left of the line the patches, row by row, right of it the prompts, each "
+    "summed over the blocks. Insets enlarge the prompts. The bars add the same up by kind of token. The paper expects the share "
+    "of SOS and prompts to grow, that of the class name to fall, and the ranking of patches to stay (rank correlation near 1)."
+)
+KINDS = {"SOS": "SOS", "prompts": "prompts", "template": "template words", "class": "class name", "end": "“.”"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--select", choices=("all", "corrected"), default="all",
+                        help="all test images, or those that zero-shot CLIP gets wrong and the tuned run right")
+    parser.add_argument("--first-block", type=int, default=1, metavar="N",
+                        help="block at which relevancy starts (default: 1; the last one is Chefer et al.'s notebook)")
+
+
+def class_start(model: TunedCLIP) -> int:
+    """The column of the first token of the class name, in all texts."""
+    return text_columns(model, 0)["class"].start
+
+
+def run(study: Study, args: argparse.Namespace) -> Result:
+    first_block = max(check_first_block(tower, args.first_block) for tower in (study.plain.vision, study.plain.text))
+    means = {label: Means() for label in study.models}
+    columns = {label: [text_columns(model, k) for k in range(len(study.classnames))] for label, model in study.models.items()}
+    count = 0
+    for image, label in study.batches("contribution"):
+        if args.select == "corrected":
+            wrong, right = (model(image).argmax(-1) == label for model in (study.plain, study.tuned))
+            image, label = image[~wrong & right], label[~wrong & right]
+        count += len(label)
+        if len(label):
+            add_batch(study, means, columns, image, label, first_block)
+    if not count:
+        raise UserError(f"no image of the {len(study)} is missed by zero-shot CLIP and got right by {study.label}; "
+                        "use --select all or more --samples")
+
+    numbers, headlines = {}, []
+    for name, model in study.models.items():
+        found = means[name]
+        for what in found.sums:
+            numbers[f"{name}: {what}"] = found[what]
+        headlines += [(f"text share of {KINDS[kind]}, {name}", float(value)) for kind, value in zip(KINDS, found["text kinds"])]
+        headlines.append((f"image share of prompts, {name}", float(found["image"][model.vision.patches:].sum())))
+        if name != ZERO_SHOT:
+            headlines.append((f"rank correlation of patch relevancy with {ZERO_SHOT}, image by image, {name}",
+                              float(found["rank correlation"])))
+            curves = [torch.from_numpy(means[label]["patches alone"]) for label in (ZERO_SHOT, name)]
+            headlines.append((f"the same of the mean curves, {name}", float(rank_correlation(*curves))))
+    which = " that zero-shot CLIP misses and the tuned run gets right" if args.select == "corrected" else ""
+    figures = {"contribution-text": text_figure(study, means), "contribution-image": image_figure(study, means),
+               "contribution-kinds": kinds_figure(study, means)}
+    return Result(HOW_TO_READ.format(count=count, which=which), [("images", count), *headlines], figures, numbers)
+
+
+def add_batch(study: Study, means: Dict[str, Means], columns: Dict[str, List], image: Tensor, label: Tensor,
+              first_block: int) -> None:
+    """Add a batch of images (B, 3, S, S) with labels (B,) to the means of every model of the study."""
+    M = study.plain.vision.patches
+    plain_patches = None
+    for name, model in study.models.items():
+        of_image, of_text = relevancy(model, image, label, first_block)
+        text = torch.zeros(len(label), model.context_length)
+        text[:, :of_text.shape[1]] = shares(of_text)
+        masks = groups([columns[name][k] for k in label.tolist()], model.context_length)
+        patches = of_image[:, :M].cpu()
+        if plain_patches is None:
+            plain_patches = patches
+        for what, values in (
+            ("text", text),
+            ("text kinds", torch.stack([(text * masks[kind]).sum(-1) for kind in KINDS], -1)),
+            ("image", shares(of_image)),
+            ("patches alone", shares(patches)),
+            ("rank correlation", rank_correlation(plain_patches, patches)),
+        ):
+            means[name].add(what, values)
+
+
+def text_figure(study: Study, means: Dict[str, Means]):
+    """Figure 2: shares by position. Contexts of different length end at the same line."""
+    starts = {name: class_start(model) for name, model in study.models.items()}
+    left = max(starts.values())
+    longest = max(int(model.text.tokens.argmax(-1).max()) - starts[name] for name, model in study.models.items()) + 2
+    figure, axes = subplots(1, 1, height=3.1)
+    ax = axes[0, 0]
+    inset = ax.inset_axes([0.3, 0.57, 0.42, 0.36]) if left > 1 else None
+    top = 0.0
+    for index, name in enumerate(study.models):
+        curve, start = means[name]["text"], starts[name]
+        x = np.r_[np.arange(start), left + np.arange(longest)]
+        y = np.r_[curve[:start], curve[start:start + longest]]
+        y = np.r_[y, np.zeros(len(x) - len(y))]
+        draw(ax, x[:start], y[:start], index, name)
+        draw(ax, x[start:], y[start:], index)
+        if inset is not None and start > 1:
+            draw(inset, x[1:start], y[1:start], index)
+        top = max(top, y.max())
+    ax.set_ylim(0, (2.1 if inset is not None else 1.08) * max(top, 1e-12))
+    ax.axvline(left - 0.5, color="#b01515", linewidth=1, zorder=1)
+    ax.set_xticks(range(left + longest), ["SOS"] + [f"P{i}" for i in range(1, left)] + [str(i) for i in range(1, longest + 1)])
+    ax.set_xlim(-0.5, left + longest - 0.5)
+    ax.set_xlabel("SOS, prompts or template words P  |  class name, “.”, EOS and padding")
+    ax.set_ylabel("share of relevancy")
+    if inset is not None:
+        inset.set_title("prompts or template words", fontsize=7, pad=2)
+        inset.set_xticks(range(1, left), [f"P{i}" for i in range(1, left)])
+        finish_inset(inset)
+    figure.legend(loc="outside upper center", ncols=len(study.models))
+    return figure
+
+
+def image_figure(study: Study, means: Dict[str, Means]):
+    """Figure 3: shares of patches and prompts."""
+    M = study.plain.vision.patches
+    figure, axes = subplots(1, 1, height=3.1)
+    ax = axes[0, 0]
+    curves = {name: means[name]["image"] for name in study.models}
+    most = max(len(curve) for curve in curves.values())
+    shown = slice(max(0, M - 6), most)
+    inset = ax.inset_axes([0.3, 0.57, 0.42, 0.36]) if most > M else None
+    for index, (name, curve) in enumerate(curves.items()):
+        x = np.arange(len(curve))
+        for part in (slice(0, M), slice(M, None)):
+            draw(ax, x[part], curve[part], index, name if part.start == 0 else "", markers=part.start > 0)
+        if inset is not None:
+            draw(inset, x[shown.start:M], curve[shown.start:M], index)
+            draw(inset, x[M:], curve[M:], index)
+    top = max(curve.max() for curve in curves.values())
+    ax.set_ylim(0, (2.1 if inset is not None else 1.08) * max(top, 1e-12))
+    ax.set_xlim(-1, most + (most > M))
+    ax.set_xlabel(f"patch, row by row (0 to {M - 1})" + ("  |  prompt" if most > M else ""))
+    ax.set_ylabel("share of relevancy")
+    if inset is not None:
+        for axes_ in (ax, inset):
+            axes_.axvline(M - 0.5, color="#b01515", linewidth=1)
+        inset.set_xticks(range(shown.start, most), [*range(shown.start, M), *(f"P{i + 1}" for i in range(most - M))])
+        inset.set_title("last patches  |  prompts", fontsize=7, pad=2)
+        finish_inset(inset)
+    figure.legend(loc="outside upper center", ncols=len(study.models))
+    return figure
+
+
+def kinds_figure(study: Study, means: Dict[str, Means]):
+    """The same shares, added up by kind of token."""
+    M = study.plain.vision.patches
+    text = {name: dict(zip(KINDS.values(), means[name]["text kinds"])) for name in study.models}
+    image = {name: {"patches": means[name]["image"][:M].sum(), "prompts": means[name]["image"][M:].sum()} for name in study.models}
+    figure, axes = subplots(1, 2, height=2.5, sharey=True, width_ratios=[5, 2])
+    for ax, values, title in zip(axes[0], (text, image), ("text", "image")):
+        width = 0.8 / len(study.models)
+        for index, (name, shares_of) in enumerate(values.items()):
+            x = np.arange(len(shares_of)) + (index - (len(study.models) - 1) / 2) * width
+            ax.bar(x, list(shares_of.values()), width * 0.92, color=look(index)["color"], hatch=["", "///", "...", "xxx"][index % 4],
+                   edgecolor="white", linewidth=0, label=name if title == "text" else "")
+        ax.set_xticks(range(len(shares_of)), list(shares_of))
+        ax.set_title(title)
+        ax.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("share of relevancy")
+    figure.legend(loc="outside upper center", ncols=len(study.models))
+    return figure
+
+
+def draw(ax: Axes, x: np.ndarray, y: np.ndarray, index: int, label: str = "", markers: bool = True) -> None:
+    """One curve, those of CLIP and the tuned run over a faint area."""
+    style = dict(look(index))
+    if not markers:
+        style["marker"] = ""
+    ax.plot(x, y, label=label, **style)
+    if index < 2:  # more areas on each other would only be mud
+        ax.fill_between(x, y, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def finish_inset(inset: Axes) -> None:
+    inset.set_ylim(0)
+    inset.tick_params(labelsize=6.5, length=2)
+    # Its labels stand on the outer axes, whose lines end above them.
+    for text in (*inset.get_xticklabels(), inset.title):
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})

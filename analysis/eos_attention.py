@@ -1,0 +1,67 @@
+"""Where EOS looks in the text branch (section 3.3.1, fig. 4)."""
+import argparse
+from typing import Dict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.tuned_clip import TunedCLIP
+
+from .figures import Result, block_axis, heads_per_block, subplots
+from .recording import Watch, tapped, text_columns
+from .run import Study
+from .statistics import Means, groups
+
+HOW_TO_READ = (
+    "Each dot is a head of the text branch: the share of EOS' attention that goes to SOS, to the prompts (or, where there are "
+    "none, the template's words), to the class name, to “.” and to EOS itself; all five add up to 1. The line is the mean over "
+    "heads; all classes count alike. The paper expects tuning to move attention from SOS to the prompts and to leave that on "
+    "the class name."
+)
+PANELS = {"SOS": ["SOS"], "prompts or template words": ["prompts", "template"], "class name": ["class"], "“.”": ["end"],
+          "EOS": ["EOS"]}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def eos_attention(model: TunedCLIP, batch_size: int) -> Dict[str, np.ndarray]:
+    """Attention mass of EOS on each named range of columns, mean over classes: name -> (L, H)."""
+    means = Means()
+    classes = torch.arange(len(model.text.tokens), device=model.text.tokens.device)
+    for which in classes.split(batch_size):
+        columns = [text_columns(model, k) for k in which.tolist()]
+        eos = torch.tensor([ranges["EOS"].start for ranges in columns])
+
+        def see(i: int, A: Tensor) -> None:
+            row = A[torch.arange(len(A)), :, eos]  # (B, H, N)
+            for name, mask in groups(columns, A.shape[-1]).items():
+                means.add((name, i), (row * mask.to(row.device)[:, None]).sum(-1))
+
+        with torch.no_grad(), tapped(model.text, Watch(attention=see)):
+            model.text_features(which)
+    return {name: np.stack([means[name, i] for i in range(len(model.text.blocks))]) for name in text_columns(model, 0)}
+
+
+def run(study: Study, args: argparse.Namespace) -> Result:
+    """One panel for each kind of token, all models side by side."""
+    numbers, headlines = {}, []
+    figure, axes = subplots(2, 3, height=2.3, sharey=True)
+    for index, (label, model) in enumerate(study.models.items()):
+        mass = eos_attention(model, study.batch_size)
+        numbers.update({f"{label}: {name}": values for name, values in mass.items()})
+        for ax, (title, names) in zip(axes.flat, PANELS.items()):
+            values = sum(mass[name] for name in names)
+            heads_per_block(ax, values, index, len(study.models), index, label)
+            headlines.append((f"EOS' mean attention on {title}, {label}", float(values.mean())))
+    for ax, title in zip(axes.flat, PANELS):
+        ax.set_title(title)
+        block_axis(ax, len(study.plain.text.blocks))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("share of EOS' attention")
+        ax.set_ylim(-0.02, 1.02)
+    axes[-1, -1].axis("off")
+    axes[-1, -1].legend(*axes[0, 0].get_legend_handles_labels(), loc="center")
+    return Result(HOW_TO_READ, headlines, {"eos-attention": figure}, numbers)

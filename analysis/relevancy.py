@@ -1,0 +1,85 @@
+"""Relevancy of image patches, text tokens and prompts for the alignment of image and text (section 3.2.2, eqs. 13-16)."""
+from typing import Dict, List, Tuple
+
+import torch
+from torch import Tensor
+
+from trainers.errors import UserError
+from trainers.tower import Tower, Tuner
+from trainers.tuned_clip import TunedCLIP
+
+from .recording import gradients, recording
+
+
+def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> Tuple[Tensor, Tensor]:
+    """Relevancy of what an image and the text of its own class consist of, for y = τ cos(f, g), of a batch of pairs.
+
+    R_0 = I; in each block Ā = mean over heads of (∂y/∂A ⊙ A)⁺ and R <- R + Ā R. One backward pass serves both branches and
+    all pairs: pairs do not depend on each other, so the gradient of the sum of their y is each one's own. The text is
+    encoded for each pair and not for each class, since (·)⁺ is not linear.
+
+    Deep prompts are thrown away after their block, so a prompt's column sums what the prompts of that position contribute
+    in all blocks.
+
+    Args:
+        image: (B, 3, S, S).
+        label: (B,) classes.
+        first_block: the block (from 0) at which R starts as I.
+
+    Returns:
+        Row [cls] of R without its own column: (B, M + V), patches and prompts; row EOS of R: (B, N), its columns from EOS
+        on set to 0. Not normalised; see `shares`.
+    """
+    vision, text = model.vision, model.text
+    blocks = [range(first_block, len(tower.blocks)) for tower in (vision, text)]
+    with recording(vision, blocks[0], gradient=True) as seen_v, recording(text, blocks[1], gradient=True) as seen_t:
+        cosine = (model.image_features(image) * model.text_features(label)).sum(-1)
+        gradient_v, gradient_t = gradients((model.logit_scale * cosine).sum(), seen_v, seen_t)
+    with torch.no_grad():
+        eos = text.tokens[label].argmax(-1)
+        maps_v = head_means(seen_v.attention, gradient_v, model.learner.vision)
+        maps_t = head_means(seen_t.attention, gradient_t, model.learner.text)
+        of_image = row_of_product(maps_v, torch.zeros_like(label))[:, 1:]
+        of_text = row_of_product(maps_t, eos)
+        before_eos = torch.arange(of_text.shape[1], device=eos.device) < eos[:, None]
+    return of_image, of_text * before_eos
+
+
+def head_means(attention: Dict[int, Tensor], gradient: Dict[int, Tensor], tuner: Tuner) -> List[Tensor]:
+    """Ā (eq. 14) of each block in order: (B, N, N) from attention and gradient (B, H, N, N)."""
+    depth = len(getattr(tuner, "prompts", ()))
+    maps = []
+    for i, A in attention.items():
+        Abar = (gradient[i] * A).clamp_(min=0).mean(1)
+        # What this block makes of its prompts is replaced before the next: their rows of R stay those of the identity.
+        assert i + 1 >= depth or not Abar[:, tuner.prompts_at].any()
+        maps.append(Abar)
+    return maps
+
+
+def row_of_product(maps: List[Tensor], row: Tensor) -> Tensor:
+    """Row `row` (B,) of R = (I + Ā_L) ... (I + Ā_1) (eqs. 15 and 16) from the Ā (B, N, N) of blocks 1 to L: (B, N).
+
+    Only this one row is asked for, so it is carried from the last block to the first, and R is never built.
+    """
+    B, N, _ = maps[0].shape
+    r = torch.zeros(B, 1, N, device=row.device).scatter_(2, row[:, None, None], 1)
+    for Abar in reversed(maps):
+        r = r + r @ Abar
+    return r[:, 0]
+
+
+def shares(rows: Tensor) -> Tensor:
+    """Rows (..., N) divided by their sums; a row without any relevancy stays zero."""
+    return rows / rows.sum(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+
+
+def check_first_block(tower: Tower, number: int) -> int:
+    """A block's number from 1, as users give it, as an index.
+
+    Raises:
+        UserError: there is no such block.
+    """
+    if not 1 <= number <= len(tower.blocks):
+        raise UserError(f"there is no block {number} to start from: blocks are numbered from 1 to {len(tower.blocks)}")
+    return number - 1

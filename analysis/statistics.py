@@ -1,0 +1,80 @@
+"""Means over a test set that never hold more than one batch."""
+from typing import Callable, Dict, Hashable, List
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from trainers.tuned_clip import TunedCLIP
+
+from .recording import Watch, tapped
+from .run import Study
+
+Name = Hashable
+
+
+class Means:
+    """Running means by name, summed in float64, over samples that come in batches.
+
+    >>> means = Means()
+    >>> means.add("x", torch.tensor([1.0, 2.0])); means.add("x", torch.tensor([6.0]))
+    >>> float(means["x"])
+    3.0
+    """
+
+    def __init__(self) -> None:
+        self.sums: Dict[Name, np.ndarray] = {}
+        self.counts: Dict[Name, int] = {}
+
+    def add(self, name: Name, values: Tensor) -> None:
+        """Values (B, ...) of B samples."""
+        total = values.detach().double().sum(0).cpu().numpy()
+        self.sums[name] = self.sums.get(name, 0) + total
+        self.counts[name] = self.counts.get(name, 0) + len(values)
+
+    def __getitem__(self, name: Name) -> np.ndarray:
+        """The mean, (...)."""
+        return self.sums[name] / self.counts[name]
+
+
+def attention_means(study: Study, model: TunedCLIP, measures: Dict[Name, Callable[[Tensor], Tensor]]) -> Dict[Name, np.ndarray]:
+    """Means over the test set of what each measure makes of the attention of the image branch.
+
+    Args:
+        measures: name -> function from attention (B, H, N, N) to (B, H).
+
+    Returns:
+        Name -> (L, H).
+    """
+    means = Means()
+
+    def see(i: int, A: Tensor) -> None:
+        for name, measure in measures.items():
+            means.add((name, i), measure(A))
+
+    with torch.no_grad(), tapped(model.vision, Watch(attention=see)):
+        for image, _ in study.batches("attention"):
+            model.image_features(image)
+    return {name: np.stack([means[name, i] for i in range(len(model.vision.blocks))]) for name in measures}
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation over the last axis, (..., N) and (..., N) -> (...); 0 where either is constant."""
+    a, b = (x.double() - x.double().mean(-1, keepdim=True) for x in (a, b))
+    spread = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    return (a * b).sum(-1) / spread.clamp(min=torch.finfo(spread.dtype).tiny)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's rank correlation over the last axis, equal values at their mean rank."""
+    return correlation(*(torch.from_numpy(rankdata(x.cpu().numpy(), axis=-1)) for x in (a, b)))
+
+
+def groups(columns: List[Dict[str, slice]], length: int) -> Dict[str, Tensor]:
+    """Named column ranges of B samples as masks: name -> (B, length), 1 in the range."""
+    masks = {name: torch.zeros(len(columns), length) for name in columns[0]}
+    for b, ranges in enumerate(columns):
+        for name, columns_of in ranges.items():
+            masks[name][b, columns_of] = 1
+    return masks
