@@ -1,5 +1,6 @@
 """Runs through the real command line: what they leave, going on after an interruption, checkpoints, bad input."""
 import contextlib
+import io
 import json
 import os
 import signal
@@ -102,6 +103,42 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, train_py, tmp_path):
     assert done.returncode == 0 and "Going on from" in done.stdout
     for key, value in learned(whole, 6)["state_dict"].items():
         assert torch.equal(value, learned(folder, 6)["state_dict"][key])
+
+
+def test_the_state_of_a_warm_up_includes_what_follows_it():
+    from trainers.tuning_trainer import scheduler_state, set_scheduler_state
+
+    class WarmUp(torch.optim.lr_scheduler.ConstantLR):  # as Dassl's: counts its own epoch, then another scheduler takes over
+        def __init__(self, optimizer):
+            self.successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+            super().__init__(optimizer, factor=0.5, total_iters=1)
+
+        def step(self, epoch=None):
+            if self.last_epoch >= 1:
+                self.successor.step()
+            else:
+                super().step()
+
+    def make():
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+        return optimizer, WarmUp(optimizer)
+
+    (optimizer, scheduler), (resumed_optimizer, resumed) = make(), make()
+    rates = []
+    for epoch in range(8):
+        if epoch == 4:
+            buffer = io.BytesIO()
+            torch.save([optimizer.state_dict(), scheduler_state(scheduler)], buffer)
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    states = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    resumed_optimizer.load_state_dict(states[0])
+    set_scheduler_state(resumed, states[1])
+    for rate in rates[4:]:
+        resumed_optimizer.step()
+        resumed.step()
+        assert resumed_optimizer.param_groups[0]["lr"] == rate
 
 
 @pytest.mark.parametrize("change, said", [

@@ -65,6 +65,22 @@ def set_random_states(states: Dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+def scheduler_state(scheduler) -> Dict[str, Any]:
+    """A scheduler's state as plain data. Upstream Dassl's warm-up holds the live scheduler that follows it: its state goes in."""
+    plain = (int, float, str, list, dict, type(None))
+    state = {key: value for key, value in vars(scheduler).items() if isinstance(value, plain)}
+    if hasattr(scheduler, "successor"):
+        state["successor"] = scheduler_state(scheduler.successor)
+    return state
+
+
+def set_scheduler_state(scheduler, state: Dict[str, Any]) -> None:
+    """The inverse of `scheduler_state`."""
+    vars(scheduler).update({key: value for key, value in state.items() if key != "successor"})
+    if "successor" in state:
+        set_scheduler_state(scheduler.successor, state["successor"])
+
+
 class TuningTrainer(TrainerX):
     """Trains what `custom_clip` learns, with the frozen CLIP around it.
 
@@ -266,7 +282,7 @@ class TuningTrainer(TrainerX):
         state = run_files.load(path)
         self.load_state(state, path)
         self.optim.load_state_dict(state["optimizer"])
-        self.sched.__dict__.update(state["scheduler"])
+        set_scheduler_state(self.sched, state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.best_result, self.seconds_before = state["best_result"], state["seconds"]
         set_random_states(state["random"])
@@ -314,9 +330,3 @@ class TuningTrainer(TrainerX):
     def convert(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """A checkpoint of the same method by other code, as the learner's state; ours pass as they are."""
         return state
-
-
-def scheduler_state(scheduler) -> Dict[str, Any]:
-    """A scheduler's state as plain data, with upstream Dassl's too, whose warm-up holds the live scheduler that follows."""
-    plain = (int, float, bool, str, list, dict, type(None))
-    return {key: value for key, value in scheduler.state_dict().items() if isinstance(value, plain)}
