@@ -1,0 +1,184 @@
+"""The walk through a tower against the stock CLIP, which computes every position of every text and every row of every block."""
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainers import tower as walk
+from trainers.bias_tuning import BlockBias
+from trainers.ivlp import DeepPrompts, VisionPrompts
+from trainers.tower import Tap, TextTower, Tuner, VisionTower
+
+BLOCKS, WIDTH, PATCHES, SOS, EOS = 3, 128, 16, 49406, 49407
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def texts(*rows):
+    """Token ids (K, 77): SOS, the given words, EOS, zeros."""
+    ids = torch.zeros(len(rows), 77, dtype=torch.long)
+    for row, words in zip(ids, rows):
+        row[:len(words) + 2] = torch.tensor([SOS, *words, EOS])
+    return ids
+
+
+def plain(blocks, x, tuner):
+    """(B, N, D) through the stock blocks, with a tuner's prompts and biases put in by hand."""
+    for i, block in enumerate(blocks):
+        if isinstance(tuner, DeepPrompts) and 0 < i < len(tuner.prompts):
+            x = in_place(x, tuner, i)
+        x = block(x.transpose(0, 1)).transpose(0, 1)
+        if isinstance(tuner, BlockBias) and i < len(tuner.bias):
+            x = x + tuner.bias[i]
+    return x
+
+
+def in_place(x, tuner, i):
+    parts = list(x.unbind(1)) + [None] * (tuner.prompts_at.stop - x.shape[1])
+    for row, prompt in zip(range(tuner.prompts_at.start, tuner.prompts_at.stop), tuner.prompts[i]):
+        parts[row] = prompt.expand(len(x), -1)
+    return torch.stack(parts, 1)
+
+
+def plain_text(clip, ids, tuner):
+    """All 77 positions of each text -> (K, d)."""
+    x = clip.token_embedding(ids)
+    if isinstance(tuner, DeepPrompts):
+        x = in_place(x, tuner, 0)
+    x = clip.ln_final(plain(clip.transformer.resblocks, x + clip.positional_embedding, tuner))
+    return torch.stack([row[row_ids.argmax()] for row, row_ids in zip(x, ids)]) @ clip.text_projection
+
+
+def plain_image(clip, image, tuner):
+    visual = clip.visual
+    x = visual.conv1(image).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
+    if isinstance(tuner, DeepPrompts):
+        x = in_place(x, tuner, 0)
+    return visual.ln_post(plain(visual.transformer.resblocks, visual.ln_pre(x), tuner)[:, 0]) @ visual.proj
+
+
+def agree(fast, slow, tuner):
+    """Same features, and the same gradients of a scalar in which every feature has its own weight."""
+    torch.testing.assert_close(fast, slow, **CLOSE)
+    weight = torch.linspace(-1, 1, slow.numel()).view(slow.shape)
+    found, expected = (
+        torch.autograd.grad((weight * features).sum(), list(tuner.parameters())) for features in (fast, slow)
+    )
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()) + 1e-7)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def frozen(random_clip):
+    return copy.deepcopy(random_clip).requires_grad_(False)
+
+
+SAME_LENGTH = texts([320, 1125, 539, 11], [320, 1125, 539, 12])
+ODD = texts([5, 6, 7], [5, 6, 7, 8, 9, 10], [5, 6, 9], [5, 6])  # a text that is the beginning of another, a short one
+LISTS = {
+    "several lengths": texts([320, 1125, 539, 11, 269], [320, 1125, 539, 12, 13, 14, 269], [320, 1125, 539, 15, 269]),
+    "one length": SAME_LENGTH,
+    "one text": SAME_LENGTH[:1],
+    "twice the same": SAME_LENGTH[[0, 0]],
+    "nothing but SOS in common": texts([11, 7100, 269], [12, 13, 7100, 269], [14, 7100, 269]),
+    "one begins another": ODD,
+    "an empty text": texts([], [4, 5]),
+    "as long as can be": texts(list(range(300, 375)), [300, 301]),
+}
+
+
+@pytest.mark.parametrize("ids", LISTS.values(), ids=LISTS)
+def test_plain_towers_are_the_stock_clip(frozen, images, ids):
+    torch.testing.assert_close(TextTower(frozen, ids)(Tuner()), frozen.encode_text(ids), **CLOSE)
+    torch.testing.assert_close(VisionTower(frozen)(images, Tuner()), frozen.encode_image(images), **CLOSE)
+
+
+@pytest.mark.parametrize("ids", LISTS.values(), ids=LISTS)
+def test_packed_texts_with_biases_equal_all_positions_of_each(frozen, ids):
+    tuner = BlockBias(BLOCKS, WIDTH, std=0.3)
+    agree(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), tuner)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(st.integers(300, 303), max_size=7), min_size=1, max_size=6), depth=st.integers(0, BLOCKS))
+def test_any_texts_packed_equal_all_positions_of_each(frozen, rows, depth):
+    ids, tuner = texts(*rows), BlockBias(depth, WIDTH, std=0.3)
+    torch.testing.assert_close(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), **CLOSE)
+
+
+@pytest.mark.parametrize("depth", [1, 2, BLOCKS])
+@pytest.mark.parametrize("n", [1, 3])
+def test_prompts_in_texts(frozen, depth, n):
+    ids = texts(*([343] * n + words for words in ([11, 269], [12, 13, 14, 269], [15, 269])))
+    tuner = DeepPrompts(depth, n, WIDTH, at=1)
+    agree(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), tuner)
+
+
+@pytest.mark.parametrize("depth", [1, 2, BLOCKS])
+@pytest.mark.parametrize("n", [1, 5])
+def test_prompts_among_patches(frozen, images, depth, n):
+    tuner = VisionPrompts(depth, n, WIDTH, at=1 + PATCHES)
+    agree(VisionTower(frozen)(images, tuner), plain_image(frozen, images, tuner), tuner)
+
+
+@pytest.mark.parametrize("depth", [0, 1, BLOCKS])
+def test_biases_among_patches(frozen, images, depth):
+    tuner = BlockBias(depth, WIDTH, std=0.3)
+    slow, fast = plain_image(frozen, images, tuner), VisionTower(frozen)(images, tuner)
+    if depth:
+        agree(fast, slow, tuner)
+    else:
+        torch.testing.assert_close(fast, slow, **CLOSE)
+
+
+class Written(Tap):
+    """Nothing but a tap: the layout in full and attention in float32."""
+
+
+@pytest.mark.parametrize("make", [lambda at: BlockBias(BLOCKS, WIDTH, 0.3), lambda at: DeepPrompts(2, 2, WIDTH, at)])
+def test_a_tap_changes_nothing(frozen, images, make):
+    ids = texts(*([343] * 2 + words for words in ([11, 269], [12, 13, 14, 269], [15, 269])))
+    for tower, at, arguments in ((TextTower(frozen, ids), 1, ()), (VisionTower(frozen), 1 + PATCHES, (images,))):
+        tuner = make(at)
+        without = tower(*arguments, tuner)
+        tower.tap = Written()
+        agree(tower(*arguments, tuner), without, tuner)
+
+
+def test_texts_by_index_with_and_without_a_tap(frozen):
+    tower, which = TextTower(frozen, LISTS["several lengths"]), torch.tensor([2, 0, 0])
+    every = tower(Tuner())
+    torch.testing.assert_close(tower(Tuner(), which), every[which])
+    tower.tap = Written()
+    torch.testing.assert_close(tower(Tuner(), which), every[which], **CLOSE)
+
+
+def test_attention_written_out_is_the_fused_one(monkeypatch):
+    """Torch before 2.0 has only the former."""
+    q, k, v = torch.randn(3, 2, 4, 7, 16).unbind()
+    fused = walk.attention(q, k, v)
+    monkeypatch.delattr(walk.F, "scaled_dot_product_attention", raising=False)
+    torch.testing.assert_close(walk.attention(q, k, v), fused, **CLOSE)
+
+
+def test_in_bfloat16_gradients_point_the_same_way(frozen, images):
+    exact, rough = BlockBias(BLOCKS, WIDTH, std=0.1), BlockBias(BLOCKS, WIDTH)
+    rough.load_state_dict(exact.state_dict())
+    for tuner, clip in ((exact, frozen), (rough, copy.deepcopy(frozen).bfloat16())):
+        VisionTower(clip)(images, tuner).float().pow(2).sum().backward()
+    assert torch.cosine_similarity(exact.bias.grad.flatten(), rough.bias.grad.flatten(), 0) > 0.99
+
+
+def test_nothing_is_computed_that_is_not_read(frozen):
+    """A hundred texts of six words that differ in one cost a hundred times three positions and not times 77."""
+    ids = texts(*([320, 1125, 539, 320, 1000 + k, 269] for k in range(100)))
+    packed = TextTower(frozen, ids).packed
+    assert packed.prefix == 5 and packed.ids.shape == (5 + 100 * 3,)
+    assert packed.groups == [(100, 3)]
