@@ -21,10 +21,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def cli(main: Callable[[], Optional[int]]) -> None:
-    """Run a command line: a UserError or Ctrl-C ends in one line on stderr and a non-zero exit, not in a traceback."""
+    """Run a command line: what a user can put right ends in one line on stderr and a non-zero exit, not in a traceback.
+
+    An OSError is such a thing too: a file that cannot be read, a full disk.
+    """
     try:
         sys.exit(main())
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

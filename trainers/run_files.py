@@ -107,27 +107,24 @@ def save(data: Dict[str, Any], path: str) -> None:
 def load(path: str) -> Dict[str, Any]:
     """Tensors and plain containers from a checkpoint; nothing in it is executed.
 
-    Checkpoints of the family's public code, with a live scheduler pickled inside, are read by the `dassl.utils` of this
-    project, which puts inert stubs for such objects.
+    Checkpoints of the family's public code, with a live scheduler pickled inside, are read by this project's Dassl, which
+    puts inert stubs for such objects.
 
     Raises:
         UserError: the file is missing or damaged, or holds objects and Dassl is the original one.
     """
-    import torch
-
     if not os.path.exists(path):
         raise UserError(f"there is no checkpoint {path}; train first, or check --model-dir and --load-epoch")
     try:
+        if dassl_is_ours():
+            from dassl.utils import load_checkpoint
+
+            return load_checkpoint(path)
+        import torch
+
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not dassl_is_ours():
-            raise UserError(f"{path} holds pickled objects, which only the Dassl in this project's compat/ reads "
-                            "without running them; put compat/ first on PYTHONPATH") from error
+        raise UserError(f"{path} is damaged, or holds objects, which only the Dassl in this project's compat/ reads "
+                        "without running them; put compat/ first on PYTHONPATH") from error
     except Exception as error:  # whatever a cut or overwritten file makes torch and zip stumble over
-        raise UserError(f"{path} is damaged ({error}); remove it and train again") from error
-    from dassl.utils import load_checkpoint
-
-    try:
-        return load_checkpoint(path)
-    except Exception as error:
         raise UserError(f"{path} is damaged ({error}); remove it and train again") from error

@@ -260,8 +260,8 @@ class VisionTower(Tower):
         """Images (B, 3, S, S) -> features (B, d), not normalised."""
         visual = self.visual
         x = visual.conv1(image.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, M, D)
-        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], 1)
-        x = tuner.start(x + visual.positional_embedding.to(x.dtype))
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1)
+        x = tuner.start(x + visual.positional_embedding)
         x = self.walk(norm(visual.ln_pre, x), tuner, Dense(0))
         return norm(visual.ln_post, x) @ visual.proj
 
