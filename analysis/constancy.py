@@ -4,6 +4,7 @@ A bias adds the same vector to every token of every image. Prompts add u (see `d
 asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias, and 0 if nothing of it is constant.
 """
 import argparse
+from typing import Tuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from trainers.tower import join_heads
 
 from . import figures
-from .decompose import READ_LOOK, Branch, Parts, Statistics, branches_with_prompts
+from .decompose import READ_LABEL, READ_LOOK, Branch, Parts, Statistics, branches_with_prompts
 from .run import Study
 
 
@@ -48,10 +49,15 @@ class PromptTerm(Statistics):
         """m = E u W_O over the first set: (L, D), float32."""
         return torch.stack([self.project(i, m) for i, m in enumerate(self.gathered().double())]).float()
 
+    def squares(self) -> Tuple[Tensor, Tensor]:
+        """|E u|^2 and E |u|^2, after W_O: (L, S) each, float64."""
+        means = [self.project(i, total / self.count[:, None]) for i, total in enumerate(self.sum)]
+        return torch.stack([m.square().sum(-1) for m in means]), torch.stack(self.square) / self.count
+
     def constancy(self) -> Tensor:
         """|E u|^2 / E |u|^2, (L, S); NaN where u is zero throughout."""
-        means = [self.project(i, total / self.count[:, None]) for i, total in enumerate(self.sum)]
-        return torch.stack([m.square().sum(-1) / (square / self.count) for m, square in zip(means, self.square)])
+        of_mean, mean = self.squares()
+        return of_mean / mean
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,27 +73,33 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     result = figures.Result(
         "u is what a token gathers from the prompts. |E u|² / E |u|² is 1 where every token of every image gathers the same "
         "from them, as from a bias, and near 0 where nothing is common to them. The second curve asks only the row that "
-        "is read at the end: [cls] over images, EOS over classes."
+        "is read at the end: [cls] over images, EOS over classes. Below, how long u is: where it is short, its constancy "
+        "matters little; the mean that is weighted by E |u|² takes that into account."
     )
     branches = branches_with_prompts(study)
-    figure, axes = figures.subplots(1, len(branches), sharey=True)
-    for ax, branch in zip(axes[0], branches):
+    figure, axes = figures.subplots(2, len(branches), height=1.9)
+    for column, branch in zip(axes.T, branches):
         term = PromptTerm(branch).stream(branch.batches(study))
-        values = term.constancy().cpu().numpy()  # (L, S)
-        x = np.arange(1, len(values) + 1)
-        ax.plot(x, values[:, 0], label="all inputs", **figures.look(1))
-        ax.plot(x, values[:, 1], label=f"{branch.read} alone", **READ_LOOK)
-        ax.set_ylim(0, 1.03)
-        ax.set_title(f"{branch.name} branch")
-        ax.legend(loc="lower left")
-        figures.block_axis(ax, len(values))
-        result.numbers[f"{branch.name}_constancy"] = values
-        result.headlines += [
-            (f"{branch.name}: constancy over all inputs, mean over blocks", float(values[:, 0].mean())),
-            (f"{branch.name}: lowest of a block", float(values[:, 0].min())),
-            (f"{branch.name}: highest of a block", float(values[:, 0].max())),
-            (f"{branch.name}: constancy of {branch.read}, mean over blocks", float(values[:, 1].mean())),
-        ]
-    axes[0, 0].set_ylabel("constancy |E u|² / E |u|²")
+        of_mean, mean = term.squares()
+        shown = {"constancy": of_mean / mean, "length": mean.sqrt()}
+        for ax, (name, label) in zip(column, (("constancy", "constancy\n|E u|² / E |u|²"), ("length", "root mean square\nlength of u"))):
+            values = shown[name].cpu().numpy()  # (L, S)
+            result.numbers[f"{branch.name}_{name}"] = values
+            x = np.arange(1, len(values) + 1)
+            ax.plot(x, values[:, 0], label="all inputs", **figures.look(1))
+            ax.plot(x, values[:, 1], label=READ_LABEL, **READ_LOOK)
+            ax.set_ylim(0, 1.03 if name == "constancy" else None)
+            ax.set_ylabel(label)
+            figures.block_axis(ax, len(values))
+        column[0].set_title(f"{branch.name} branch")
+        constancy, weighted = shown["constancy"], of_mean.sum(0) / mean.sum(0)
+        for at, rows in enumerate(("all inputs", branch.read)):
+            result.headlines += [
+                (f"{branch.name}: constancy over {rows}, mean over blocks", float(constancy[:, at].mean())),
+                (f"{branch.name}: constancy over {rows}, blocks weighted by E |u|²", float(weighted[at])),
+                (f"{branch.name}: constancy over {rows}, lowest of a block", float(constancy[:, at].min())),
+                (f"{branch.name}: constancy over {rows}, highest of a block", float(constancy[:, at].max())),
+            ]
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     result.figures["constancy"] = figure
     return result

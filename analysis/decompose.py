@@ -278,7 +278,7 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
             (f"{branch.name}: attention mass on the prompts, mean over blocks and heads", mean["pi"]),
             (f"{branch.name}: share of the prompts in the length of the update, mean over blocks", mean["block"]),
             (f"{branch.name}: attention among inputs that moved, mean over blocks and heads", mean["moved"]),
-            (f"{branch.name}: the same in block 1", float(share.means()["moved"][0, 0].mean())),
+            (f"{branch.name}: attention among inputs that moved, block 1", float(share.means()["moved"][0, 0].mean())),
             (f"{branch.name}: largest error of the sum of the parts, relative", share.error),
         ]
     result.figures["decompose"] = plot_blocks(branches, result.numbers)
@@ -286,7 +286,8 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     return result
 
 
-READ_LOOK = {"color": "#333333", "linestyle": "-", "marker": "s"}  # the row that is read; all inputs have the run's look
+# The row that is read at the end. All inputs together have the run's own look.
+READ_LABEL, READ_LOOK = "[cls] or EOS alone", {"color": "#333333", "linestyle": "-", "marker": "s"}
 
 
 def plot_blocks(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figures.Figure:
@@ -304,12 +305,12 @@ def plot_blocks(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figur
             ax.plot(x, of_heads[:, 0], linestyle="none", marker=look["marker"], color=look["color"], alpha=0.4,
                     markeredgewidth=0, label=["all inputs, one head"] + [None] * (of_heads.shape[2] - 1))
             ax.plot(x, of_blocks[:, 0], label="all inputs", **look)
-            ax.plot(x, of_blocks[:, 1], label=f"{branch.read} alone", **READ_LOOK)
+            ax.plot(x, of_blocks[:, 1], label=READ_LABEL, **READ_LOOK)
             ax.set_ylim(0, 1.1 * max(of_heads[:, 0].max(), of_blocks.max()))
             ax.set_ylabel(label)
             figures.block_axis(ax, len(of_blocks))
         column[0].set_title(f"{branch.name} branch")
-        column[0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 

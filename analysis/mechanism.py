@@ -151,8 +151,8 @@ def plot(shown: List[str], shares: np.ndarray, count: int, untouched: Dict[str, 
                        label=(name, f"{label}, untouched")[index])
         ax.errorbar(100 * row, y, xerr=100 * sampling_error(row, count), fmt="o", color="#333333", elinewidth=1, markersize=4)
         for at, share in zip(y, row):
-            ax.annotate(f"{100 * share:.1f}", (100 * share, at), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=7,
-                        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+            ax.annotate(f"{100 * share:.1f}", (100 * share, at), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7,
+                        bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
         ax.set_title("both branches" if where == "both" else f"{where} branch")
         ax.set_xlabel("accuracy (%)")
     axes[0, 0].set_yticks(y, [f"{name}\n{FORMULAS[name]}" for name in VARIANTS], va="center")

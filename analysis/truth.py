@@ -155,7 +155,7 @@ def plot(measured: Dict[str, Dict[Tuple[str, str], np.ndarray]]) -> figures.Figu
             ax.plot(x, least, **style, markerfacecolor="white", label="least relevant first")
             ax.set_title(f"{name}: {title}")
         row[0].set_ylabel("accuracy (%)")
-        row[-1].legend(fontsize=7)
+        row[0].legend(fontsize=7, loc="lower left")
     for ax in axes[-1]:
         ax.set_xlabel("patches removed (%)")
     axes[0, 0].set_ylim(bottom=0)
