@@ -2,8 +2,10 @@
 
 Patches are removed in the order of a map, the most relevant first or the least relevant first, and the accuracy is
 followed. A truthful map makes the first curve fall early and the second one late; an order by chance lies between.
-Removed means: the patch's token is dropped from the sequence, after the positional embedding. The maps are the relevancy of
-the image's own class and, as a simple rival, the attention of [cls] in the last block, mean over heads.
+Removed means: the patch's token is dropped from the sequence, after the positional embedding. The maps are relevancy and, as a
+simple rival, the attention of [cls] in the last block, mean over heads. Relevancy of the image's own class is told the answer,
+which attention is not: to keep what speaks for the right class can even raise the accuracy. So relevancy of the class that the
+model itself predicts is a map of its own.
 """
 import argparse
 import copy
@@ -22,6 +24,11 @@ from .relevancy import relevancy
 from .run import Study
 
 FRACTIONS = tuple(step / 10 for step in range(11))  # of the patches removed
+MAPS = {
+    "own class": "relevancy, own class",
+    "predicted class": "relevancy, predicted class",
+    "attention": "attention of [cls], last block",
+}
 
 
 class Without(Tuner):
@@ -76,11 +83,13 @@ def orders(maps: Dict[str, Tensor], chance: torch.Generator) -> Dict[Tuple[str, 
 
 
 @torch.no_grad()
-def hits_without(model: TunedCLIP, image: Tensor, label: Tensor, order: Tensor, texts: Tensor) -> Tensor:
-    """Number of images that are right after removing each of FRACTIONS of their patches in `order` (B, M); (F,)."""
+def hits_without(
+    model: TunedCLIP, image: Tensor, label: Tensor, order: Tensor, texts: Tensor, fractions: Sequence[float] = FRACTIONS
+) -> Tensor:
+    """Number of images that are right after removing each of `fractions` of their patches in `order` (B, M): (F,)."""
     branch, patches = ImageBranch(model), order.shape[1]
     hits = []
-    for fraction in FRACTIONS:
+    for fraction in fractions:
         stay = 1 + order[:, round(fraction * patches):]
         rows = torch.cat([torch.zeros_like(order[:, :1]), stay], 1)
         features = branch.features(image, tuner=Without(branch.tuner, rows, patches))
@@ -94,6 +103,18 @@ def area(curve: Sequence[float]) -> float:
     return sum(step * (a + b) / 2 for step, a, b in zip(steps, curve, curve[1:]))
 
 
+def maps_of(model: TunedCLIP, image: Tensor, label: Tensor) -> Dict[str, Tensor]:
+    """MAPS of a batch, (B, M) each."""
+    branch, patches = ImageBranch(model), model.vision.patches
+    with torch.no_grad():
+        predicted = model(image).argmax(-1)
+    return {
+        "own class": relevancy(model, image, label)[0][:, :patches],
+        "predicted class": relevancy(model, image, predicted)[0][:, :patches],
+        "attention": raw_attention(branch, image),
+    }
+
+
 def curves(study: Study, seed: int = 0) -> Dict[str, Dict[Tuple[str, str], np.ndarray]]:
     """Accuracy in % at FRACTIONS of the patches removed: model -> (map, "most" or "least") and ("chance", "") -> (F,)."""
     chance = torch.Generator().manual_seed(seed)
@@ -101,12 +122,12 @@ def curves(study: Study, seed: int = 0) -> Dict[str, Dict[Tuple[str, str], np.nd
     hits: Dict[str, Dict[Tuple[str, str], Tensor]] = {name: {} for name in study.models}
     for image, label in study.batches("truth"):
         for name, model in study.models.items():
-            maps = {
-                "relevancy": relevancy(model, image, label)[0][:, :model.vision.patches],
-                "attention": raw_attention(ImageBranch(model), image),
-            }
-            for key, order in orders(maps, chance).items():
-                hits[name][key] = hits[name].get(key, 0) + hits_without(model, image, label, order, texts[name])
+            ordered = orders(maps_of(model, image, label), chance)
+            # All patches or none: there the order does not matter.
+            whole, empty = hits_without(model, image, label, ordered["chance", ""], texts[name], (0, 1))
+            for key, order in ordered.items():
+                between = hits_without(model, image, label, order, texts[name], FRACTIONS[1:-1])
+                hits[name][key] = hits[name].get(key, 0) + torch.cat([whole[None], between, empty[None]])
     return {name: {key: 100 * n.numpy() / len(study) for key, n in by_key.items()} for name, by_key in hits.items()}
 
 
@@ -119,19 +140,20 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     result = figures.Result(
         "Patches are removed from every image in the order of a map, and the accuracy is followed. Filled marks: the most "
         "relevant first, where a truthful map makes the accuracy fall early; open marks: the least relevant first, where it "
-        "stays long. Grey: in an order by chance. The wider the two curves lie apart, the more the map knows. Relevancy is that "
-        "of the image's own class; raw attention is what [cls] gives to the patches in the last block, mean over heads. "
+        "stays long. Grey: in an order by chance. The wider the two curves lie apart, the more the map knows. Relevancy of the "
+        "image's own class is told the answer, so that the accuracy can even rise; relevancy of the class that the model "
+        "itself predicts is not, and neither is what [cls] gives to the patches in the last block (mean over heads). "
         "Removed patches are dropped from the sequence after the positional embedding; with all of them gone, [cls] and the "
         "prompts are left."
     )
     measured = curves(study)
     for name, by_key in measured.items():
         areas = {key: area(curve) for key, curve in by_key.items()}
-        for what in ("relevancy", "attention"):
+        for what, title in MAPS.items():
             result.headlines += [
-                (f"{name}, {what}, most relevant first: area, mean accuracy in %", areas[what, "most"]),
-                (f"{name}, {what}, least relevant first: area, mean accuracy in %", areas[what, "least"]),
-                (f"{name}, {what}: distance of the two areas", areas[what, "least"] - areas[what, "most"]),
+                (f"{name}, {title}, most relevant first: area, mean accuracy in %", areas[what, "most"]),
+                (f"{name}, {title}, least relevant first: area, mean accuracy in %", areas[what, "least"]),
+                (f"{name}, {title}: distance of the two areas", areas[what, "least"] - areas[what, "most"]),
             ]
         result.headlines.append((f"{name}, order by chance: area, mean accuracy in %", areas["chance", ""]))
         result.numbers.update({" ".join((name, *key)).strip(): curve for key, curve in by_key.items()})
@@ -142,21 +164,21 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
 
 def plot(measured: Dict[str, Dict[Tuple[str, str], np.ndarray]]) -> figures.Figure:
     """A row per model, a column per map."""
-    maps = {"relevancy": "relevancy", "attention": "attention of [cls], last block"}
-    figure, axes = figures.subplots(len(measured), len(maps), height=2.1, sharex=True, sharey=True)
+    figure, axes = figures.subplots(len(measured), len(MAPS), height=1.9, sharex=True, sharey=True)
     x = [100 * fraction for fraction in FRACTIONS]
     for index, (row, (name, by_key)) in enumerate(zip(axes, measured.items())):
         style = figures.look(index)
-        for ax, (what, title) in zip(row, maps.items()):
+        for ax, (what, title) in zip(row, MAPS.items()):
             most, least = by_key[what, "most"], by_key[what, "least"]
             ax.fill_between(x, most, least, color=style["color"], alpha=0.1, linewidth=0)
             ax.plot(x, by_key["chance", ""], color="#888888", linewidth=1, label="by chance")
             ax.plot(x, most, **style, label="most relevant first")
             ax.plot(x, least, **style, markerfacecolor="white", label="least relevant first")
-            ax.set_title(f"{name}: {title}")
-        row[0].set_ylabel("accuracy (%)")
-        row[0].legend(fontsize=7, loc="lower left")
+            if index == 0:
+                ax.set_title(title)
+        row[0].set_ylabel(f"{name}\naccuracy (%)")
     for ax in axes[-1]:
         ax.set_xlabel("patches removed (%)")
     axes[0, 0].set_ylim(bottom=0)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
