@@ -10,7 +10,7 @@ from torch import Tensor
 from trainers.errors import UserError
 from trainers.tuned_clip import TunedCLIP
 
-from .figures import Result, look, subplots
+from .figures import Result, legend, look, subplots
 from .recording import text_columns
 from .relevancy import check_first_block, relevancy, shares
 from .run import ZERO_SHOT, Study
@@ -124,7 +124,7 @@ def text_figure(study: Study, means: Dict[str, Means]):
         inset.set_title("prompts or template words", fontsize=7, pad=2)
         inset.set_xticks(range(1, left), [f"P{i}" for i in range(1, left)])
         finish_inset(inset)
-    figure.legend(loc="outside upper center", ncols=len(study.models))
+    legend(figure)
     return figure
 
 
@@ -155,7 +155,7 @@ def image_figure(study: Study, means: Dict[str, Means]):
         inset.set_xticks(range(shown.start, most), [*range(shown.start, M), *(f"P{i + 1}" for i in range(most - M))])
         inset.set_title("last patches  |  prompts", fontsize=7, pad=2)
         finish_inset(inset)
-    figure.legend(loc="outside upper center", ncols=len(study.models))
+    legend(figure)
     return figure
 
 
@@ -175,7 +175,7 @@ def kinds_figure(study: Study, means: Dict[str, Means]):
         ax.set_title(title)
         ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("share of relevancy")
-    figure.legend(loc="outside upper center", ncols=len(study.models))
+    legend(figure)
     return figure
 
 

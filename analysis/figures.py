@@ -1,6 +1,5 @@
 """One look for all figures, and the files that a figure becomes."""
 import csv
-import io
 import os
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Sequence, Tuple
@@ -98,6 +97,12 @@ def heads_per_block(axes: Axes, values: np.ndarray, index: int, of: int = 1, pla
               markeredgecolor="white", markeredgewidth=0.4, label=label)
 
 
+def legend(figure: Figure) -> None:
+    """One legend above all axes, at most four entries wide."""
+    labels = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels())))
+    figure.legend(labels.values(), labels, loc="outside upper center", ncols=min(4, len(labels)))
+
+
 def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str, columns: int = 3) -> Figure:
     """A panel of `heads_per_block` for each (index of the model, title, values (L, H)); the first one's mean is repeated in
     grey in all others."""
@@ -118,13 +123,6 @@ def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str, colum
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
 def save(result: Result, folder: str, name: str) -> List[str]:
     """Write `result` into `folder`: a PNG and a PDF of each figure, <name>.npz, <name>.csv. The files appear complete.
 
@@ -136,10 +134,9 @@ def save(result: Result, folder: str, name: str) -> List[str]:
     """
     written = []
     for stem, figure in result.figures.items():
-        for ending in ("png", "pdf"):
-            with writing(os.path.join(folder, f"{stem}.{ending}"), "wb") as file:
-                # Without a date the same figure is the same file.
-                file.write(png(figure)) if ending == "png" else figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+        for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            with writing(file_path(folder, stem, ending), "wb") as file:
+                figure.savefig(file, format=ending, metadata=metadata)  # without a date the same figure is the same file
             written.append(file_path(folder, stem, ending))
     with writing(file_path(folder, name, "npz"), "wb") as file:
         np.savez(file, **result.numbers)

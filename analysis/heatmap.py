@@ -29,7 +29,7 @@ SIMILARITY = (
     "they are short, and the map says little about the prompt)"
 )
 CURVES = {
-    "attention": "[cls] attention of CLIP and of the tuned model",
+    "attention": "[cls] attention, CLIP and tuned",
     "similarity": "prompt similarity and 1 − [cls] attention",
     "shortness": "prompt similarity and −‖patch‖",
 }
@@ -91,13 +91,13 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     figure, axes = subplots(1, 1, height=2.6)
     ax = axes[0, 0]
     ax.axhline(0, color="0.5", linewidth=0.8)
-    for index, (what, values) in enumerate(found.items()):
+    for (what, values), index in zip(found.items(), (4, 1, 5)):  # red is what the tuned run's prompts are like
         heads_per_block(ax, values, index, label=CURVES[what])
         numbers[f"correlation: {what}"] = values
     block_axis(ax, L)
     ax.set_ylim(-1.05, 1.05)
     ax.set_ylabel("correlation over patches")
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=2)
     figures["heatmap-correlation"] = figure
 
     headlines = [(f"mean correlation, {CURVES[what]}", float(values.mean())) for what, values in found.items()]
@@ -168,16 +168,20 @@ def map_figure(study: Study, images: Dict[int, Tensor], maps: Dict[int, Dict[str
     """For each angle the image and, right of it, its rows of maps over the blocks."""
     titles = list(next(iter(maps.values())))
     columns = 1 + len(blocks)
-    cell = WIDTH / (columns + 0.6)
-    figure, axes = plt.subplots(len(titles) * len(maps), columns, figsize=(WIDTH, cell * len(titles) * len(maps) + 0.3), squeeze=False)
+    rows = len(titles) * len(maps)
+    cell = 0.93 * WIDTH / columns
+    height = cell * 1.05 * rows + 0.2
+    # Placed by hand: automatic layout takes long with so many axes.
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="none")
+    figure.subplots_adjust(0.055, 0.05 / height, 0.995, 1 - 0.2 / height, wspace=0.06, hspace=0.11)
     for ax in axes.flat:
         ax.axis("off")
-    for a, (angle, rows) in enumerate(maps.items()):
+    for a, (angle, heats) in enumerate(maps.items()):
         axes[a * len(titles), 0].imshow(study.picture(images[angle]))
         axes[a * len(titles), 0].set_title(f"image, {angle}°", fontsize=7)
-        for r, (title, values) in enumerate(rows.items()):
+        for r, (title, values) in enumerate(heats.items()):
             row = axes[a * len(titles) + r]
-            row[1].text(-0.08, 0.5, title, transform=row[1].transAxes, rotation=90, ha="right", va="center", fontsize=6.5)
+            row[0].text(-0.08, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=6.5)
             for ax, block, heat in zip(row[1:], blocks, values):
                 ax.imshow(heat, cmap="inferno", vmin=0, vmax=1)
                 if a == r == 0:

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
             sections.append(section(name, what, [f'<p class="note">Left out: {html.escape(str(error))}.</p>']))
             continue
         figures.save(result, args.output, name)
-        sections.append(section(name, what, shown(result)))
+        sections.append(section(name, what, shown(result, args.output)))
         figures.plt.close("all")
     path = os.path.join(args.output, "index.html")
     with writing(path) as file:
@@ -53,12 +53,13 @@ def section(name: str, what: str, body: List[str]) -> str:
     return "\n".join([f'<h2 id="{name}">{html.escape(name)}</h2>', f"<p><strong>{html.escape(what)}</strong></p>", *body])
 
 
-def shown(result: figures.Result) -> List[str]:
-    """Figures, how to read them, and numbers, as HTML."""
-    images = [
-        f'<img alt="{html.escape(stem)}" src="data:image/png;base64,{base64.b64encode(figures.png(figure)).decode()}">'
-        for stem, figure in result.figures.items()
-    ]
+def shown(result: figures.Result, folder: str) -> List[str]:
+    """Figures (from the files in `folder`), how to read them, and numbers, as HTML."""
+    images = []
+    for stem in result.figures:
+        with open(figures.file_path(folder, stem, "png"), "rb") as file:
+            data = base64.b64encode(file.read()).decode()
+        images.append(f'<img alt="{html.escape(stem)}" src="data:image/png;base64,{data}">')
     rows = [f"<tr><td>{html.escape(what)}</td><td>{value:.4g}</td></tr>" for what, value in result.headlines]
     table = ["<table><tr><th>what</th><th>value</th></tr>", *rows, "</table>"] if rows else []
     return [*images, f"<p>How to read it. {html.escape(result.how_to_read)}</p>", *table]
