@@ -1,10 +1,11 @@
 """What each text token and image patch contributes to the alignment (section 3.2.2, figs. 2, 3 and 8-23)."""
 import argparse
-from typing import Dict, List
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from trainers.errors import UserError
@@ -95,71 +96,84 @@ def add_batch(study: Study, means: Dict[str, Means], columns: Dict[str, List], i
             means[name].add(what, values)
 
 
-def text_figure(study: Study, means: Dict[str, Means]):
+def text_figure(study: Study, means: Dict[str, Means]) -> Figure:
     """Figure 2: shares by position. Contexts of different length end at the same line."""
     starts = {name: class_start(model) for name, model in study.models.items()}
     left = max(starts.values())
     longest = max(int(model.text.tokens.argmax(-1).max()) - starts[name] for name, model in study.models.items()) + 2
-    figure, axes = subplots(1, 1, height=3.1)
-    ax = axes[0, 0]
-    inset = ax.inset_axes([0.3, 0.57, 0.42, 0.36]) if left > 1 else None
-    top = 0.0
-    for index, name in enumerate(study.models):
-        curve, start = means[name]["text"], starts[name]
-        x = np.r_[np.arange(start), left + np.arange(longest)]
-        y = np.r_[curve[:start], curve[start:start + longest]]
-        y = np.r_[y, np.zeros(len(x) - len(y))]
-        draw(ax, x[:start], y[:start], index, name)
-        draw(ax, x[start:], y[start:], index)
-        if inset is not None and start > 1:
-            draw(inset, x[1:start], y[1:start], index)
-        top = max(top, y.max())
-    ax.set_ylim(0, (2.1 if inset is not None else 1.08) * max(top, 1e-12))
-    ax.axvline(left - 0.5, color="#b01515", linewidth=1, zorder=1)
-    ax.set_xticks(range(left + longest), ["SOS"] + [f"P{i}" for i in range(1, left)] + [str(i) for i in range(1, longest + 1)])
-    ax.set_xlim(-0.5, left + longest - 0.5)
+    curves = {}
+    for name, start in starts.items():
+        y = means[name]["text"]
+        curves[name] = [(np.arange(start), y[:start]), (left + np.arange(longest), y[start:start + longest])]
+    shown = (0.5, left - 0.5) if left > 1 else None
+    figure, ax = curves_figure(curves, left - 0.5, (-0.5, left + longest - 0.5), shown, "prompts or template words", shown)
+    ax.set_xticks(range(left + longest), token_names(left) + [str(i) for i in range(1, longest + 1)])
     ax.set_xlabel("SOS, prompts or template words P  |  class name, “.”, EOS and padding")
-    ax.set_ylabel("share of relevancy")
-    if inset is not None:
-        inset.set_title("prompts or template words", fontsize=7, pad=2)
-        inset.set_xticks(range(1, left), [f"P{i}" for i in range(1, left)])
-        finish_inset(inset)
-    legend(figure)
+    for inset in ax.child_axes:
+        inset.set_xticks(range(1, left), token_names(left)[1:])
     return figure
 
 
-def image_figure(study: Study, means: Dict[str, Means]):
+def token_names(count: int) -> List[str]:
+    return ["SOS", *(f"P{i}" for i in range(1, count))]
+
+
+def image_figure(study: Study, means: Dict[str, Means]) -> Figure:
     """Figure 3: shares of patches and prompts."""
     M = study.plain.vision.patches
-    figure, axes = subplots(1, 1, height=3.1)
-    ax = axes[0, 0]
-    curves = {name: means[name]["image"] for name in study.models}
-    most = max(len(curve) for curve in curves.values())
-    shown = slice(max(0, M - 6), most)
-    inset = ax.inset_axes([0.3, 0.57, 0.42, 0.36]) if most > M else None
-    for index, (name, curve) in enumerate(curves.items()):
-        x = np.arange(len(curve))
-        for part in (slice(0, M), slice(M, None)):
-            draw(ax, x[part], curve[part], index, name if part.start == 0 else "", markers=part.start > 0)
-        if inset is not None:
-            draw(inset, x[shown.start:M], curve[shown.start:M], index)
-            draw(inset, x[M:], curve[M:], index)
-    top = max(curve.max() for curve in curves.values())
-    ax.set_ylim(0, (2.1 if inset is not None else 1.08) * max(top, 1e-12))
-    ax.set_xlim(-1, most + (most > M))
+    values = {name: means[name]["image"] for name in study.models}
+    most = max(map(len, values.values()))
+    curves = {name: [(np.arange(M), y[:M]), (np.arange(M, len(y)), y[M:])] for name, y in values.items()}
+    first = max(0, M - 6)
+    shown = (first - 0.5, most - 0.5) if most > M else None
+    figure, ax = curves_figure(curves, M - 0.5, (-1, most + 1 if most > M else M - 0.5), shown, "last patches  |  prompts", (0.25 * M, 0.75 * M))
     ax.set_xlabel(f"patch, row by row (0 to {M - 1})" + ("  |  prompt" if most > M else ""))
-    ax.set_ylabel("share of relevancy")
-    if inset is not None:
-        for axes_ in (ax, inset):
-            axes_.axvline(M - 0.5, color="#b01515", linewidth=1)
-        inset.set_xticks(range(shown.start, most), [*range(shown.start, M), *(f"P{i + 1}" for i in range(most - M))])
-        inset.set_title("last patches  |  prompts", fontsize=7, pad=2)
-        finish_inset(inset)
-    legend(figure)
+    for inset in ax.child_axes:
+        inset.set_xticks(range(first, most), [*range(first, M), *(f"P{i + 1}" for i in range(most - M))])
     return figure
 
 
-def kinds_figure(study: Study, means: Dict[str, Means]):
+def curves_figure(curves: Dict[str, List], line: float, limits: Tuple, shown: Optional[Tuple], title: str,
+                  place: Optional[Tuple]) -> Tuple[Figure, Axes]:
+    """Curves of all models on both sides of a line, with an inset that enlarges a part of them.
+
+    Args:
+        curves: name -> (x, y) left and right of the line.
+        line, limits: in units of x.
+        shown: the range of x in the inset; None for no inset.
+        title: of the inset.
+        place: the range of x above which the inset stands.
+    """
+    figure, axes = subplots(1, 1, height=3.1)
+    ax = axes[0, 0]
+    top = max(y.max() for parts in curves.values() for _, y in parts if len(y))
+    inset = None
+    if shown:
+        beneath = max(y[(place[0] <= x) & (x <= place[1])].max(initial=0) for parts in curves.values() for x, y in parts)
+        top = max(top, beneath / 0.42)
+        width = limits[1] - limits[0]
+        inset = ax.inset_axes([(place[0] - limits[0]) / width, 0.54, (place[1] - place[0]) / width, 0.38])
+    for index, (name, parts) in enumerate(curves.items()):
+        for label, (x, y) in zip((name, ""), parts):
+            draw(ax, x, y, index, label)
+            if inset:
+                inside = (shown[0] <= x) & (x <= shown[1])
+                draw(inset, x[inside], y[inside], index, "")
+    ax.set_xlim(limits)
+    ax.set_ylim(0, 1.06 * max(top, 1e-12))
+    ax.set_ylabel("share of relevancy")
+    for axes_, (low, high) in ((ax, limits), (inset, shown or limits)):
+        if axes_ and low < line < high:
+            axes_.axvline(line, color="#b01515", linewidth=1, zorder=1)
+    if inset:
+        inset.set_title(title, fontsize=7, pad=2)
+        inset.set_ylim(0)
+        inset.tick_params(labelsize=6.5, length=2)
+    legend(figure)
+    return figure, ax
+
+
+def kinds_figure(study: Study, means: Dict[str, Means]) -> Figure:
     """The same shares, added up by kind of token."""
     M = study.plain.vision.patches
     text = {name: dict(zip(KINDS.values(), means[name]["text kinds"])) for name in study.models}
@@ -179,19 +193,11 @@ def kinds_figure(study: Study, means: Dict[str, Means]):
     return figure
 
 
-def draw(ax: Axes, x: np.ndarray, y: np.ndarray, index: int, label: str = "", markers: bool = True) -> None:
-    """One curve, those of CLIP and the tuned run over a faint area."""
+def draw(ax: Axes, x: np.ndarray, y: np.ndarray, index: int, label: str) -> None:
+    """One curve, those of CLIP and the tuned run over a faint area; markers where there is room for them."""
     style = dict(look(index))
-    if not markers:
+    if len(x) > 20:
         style["marker"] = ""
     ax.plot(x, y, label=label, **style)
     if index < 2:  # more areas on each other would only be mud
         ax.fill_between(x, y, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def finish_inset(inset: Axes) -> None:
-    inset.set_ylim(0)
-    inset.tick_params(labelsize=6.5, length=2)
-    # Its labels stand on the outer axes, whose lines end above them.
-    for text in (*inset.get_xticklabels(), inset.title):
-        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
