@@ -70,7 +70,7 @@ def test_a_folder_with_another_config_is_refused(run, train_py):
     folder, _ = run
     done = train_py("--output-dir", str(folder), "--resume", str(folder), "OPTIM.LR", "0.125")
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "OPTIM.LR: 0.125, 0.05" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "OPTIM.LR: 0.125, 1.0" in done.stderr
 
 
 def test_eval_only_gives_the_same_number(run, train_py, tmp_path):
