@@ -30,9 +30,10 @@ def state_dict(path: str = WEIGHTS) -> "Dict[str, Tensor]":
     import torch
     from safetensors.torch import load_file
 
-    tensors = load_file(path)
-    ids = tensors.pop("token_ids").long()
-    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    stored = load_file(path)
+    ids = stored.pop("token_ids").long()
+    scales = {name[:-len(".scale")]: stored.pop(name) for name in list(stored) if name.endswith(".scale")}
+    tensors = {name: (tensor * scales.get(name, 1)).half().float() for name, tensor in stored.items()}
     trained = tensors["token_embedding.weight"]
     shape = about(path)["architecture"]["vocab_size"], trained.shape[1]
     drawn = np.random.RandomState(0).standard_normal(shape)  # this stream is frozen: equal in every version of numpy

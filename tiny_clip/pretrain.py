@@ -39,7 +39,6 @@ ARCHITECTURE = {
     "transformer_heads": 2,
     "transformer_layers": 12,
 }
-HORIZON = 3200  # steps over which curriculum and cosine are spread; a run may stop earlier
 SCALE = (1 / 0.07, 100.0)  # where CLIP's logit scale starts, and where it is clipped
 
 
@@ -101,16 +100,17 @@ class Batches:
 
     Args:
         rows: the token ids that are trained, sorted, so that EOS stays the largest.
+        steps: length of the whole run, over which the curriculum is spread.
     """
 
-    def __init__(self, rows: Tensor, batch: int, seed: int) -> None:
-        self.rows, self.batch, self.seed = rows, batch, seed
+    def __init__(self, rows: Tensor, batch: int, steps: int, seed: int) -> None:
+        self.rows, self.batch, self.steps, self.seed = rows, batch, steps, seed
         self.glyphs, self.scribble = render(), Scribble()
 
     def __call__(self, step: int):
         """-> pictures (B, 64, 64), labels (B,), tokens (K, N) as rows of the embedding."""
         # The plateau (loss = ln K) is left only on nearly clean glyphs; handwriting and long captions come later.
-        strength = 0.25 + 0.75 * min(max((step / HORIZON - 0.15) / 0.4, 0), 1)
+        strength = 0.25 + 0.75 * min(max((step / self.steps - 0.15) / 0.4, 0), 1)
         choose = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         of_kind = [len(DIGITS), len(CHARACTERS) - len(DIGITS)]
         share = torch.tensor([0.5 / n for n in of_kind for _ in range(n)])  # as many digits as letters
@@ -123,23 +123,33 @@ class Batches:
         return pictures, labels, torch.searchsorted(self.rows, tokens)
 
 
-def rate_at(step: int, steps: int, peak: float, warmup: int = 200, cooldown: int = 400) -> float:
-    """Learning rate of a step: linear warm-up, cosine towards HORIZON, and linearly to zero over the last steps."""
-    rise = min((step + 1) / warmup, 1)
-    cosine = 0.5 * (1 + math.cos(math.pi * max(step - warmup, 0) / (HORIZON - warmup)))
-    return peak * rise * cosine * min((steps - step) / cooldown, 1)
+def rate_at(step: int, steps: int, peak: float, warmup: int = 200) -> float:
+    """Learning rate of a step: linear warm-up, then cosine to zero."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def scale_at(step: int) -> float:
-    """Logarithm of the logit scale: it grows geometrically over the first 60 % of the horizon."""
+def scale_at(step: int, steps: int) -> float:
+    """Logarithm of the logit scale: it grows geometrically over the first 60 % of the run."""
     low, high = (math.log(s) for s in SCALE)
-    return low + (high - low) * min(step / (0.6 * HORIZON), 1)
+    return low + (high - low) * min(step / (0.6 * steps), 1)
 
 
 def pack(clip: CLIP, rows: Tensor, about: Dict[str, object]) -> bytes:
-    """The weights as a safetensors file: float16, of the embedding only the trained rows and their token ids."""
-    tensors = {k: v.half().contiguous() for k, v in clip.state_dict().items()}
-    tensors["token_ids"] = rows.int()
+    """The weights as a safetensors file of some MB, which `tiny_clip.state_dict` reads.
+
+    Matrices of the blocks are 8 bits with a scale for each row, everything else is float16; of the embedding there are
+    only the trained rows, and their token ids.
+    """
+    tensors = {"token_ids": rows.int()}
+    for name, weight in clip.state_dict().items():
+        if "resblocks" in name and weight.ndim == 2:
+            scale = weight.abs().amax(1, keepdim=True) / 127
+            tensors[name + ".scale"] = scale
+            tensors[name] = (weight / scale).round().to(torch.int8)
+        else:
+            tensors[name] = weight.half().contiguous()
     return save(tensors, {k: json.dumps(v) for k, v in about.items()})
 
 
@@ -157,8 +167,8 @@ def pretrain(steps: int, batch: int, rate: float, seed: int, keep_every: int, ou
         ],
         betas=(0.9, 0.98),
     )
-    towers, batches = Towers(clip), Batches(rows, batch, seed)
-    settings = {"batch": batch, "rate": rate, "seed": seed}
+    towers, batches = Towers(clip), Batches(rows, batch, steps, seed)
+    settings = {"steps": steps, "batch": batch, "rate": rate, "seed": seed}
     state_file, start, right = output + ".state", 0, 0.0
     if os.path.exists(state_file):
         state = torch.load(state_file, weights_only=True)
@@ -170,7 +180,7 @@ def pretrain(steps: int, batch: int, rate: float, seed: int, keep_every: int, ou
     progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", mininterval=5, smoothing=0.05)
     for step in progress:
         pictures, labels, tokens = batches(step)
-        clip.logit_scale.fill_(scale_at(step))
+        clip.logit_scale.fill_(scale_at(step, steps))
         image, text = towers.image(pictures).float(), towers.text(tokens).float()
         logits = clip.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
         loss = F.cross_entropy(logits, labels)
@@ -187,7 +197,7 @@ def pretrain(steps: int, batch: int, rate: float, seed: int, keep_every: int, ou
             with writing(state_file, "wb") as file:
                 torch.save({**state, "step": step + 1, "right": right}, file)
 
-    about = {"architecture": ARCHITECTURE, "pixel_mean": MEAN, "pixel_std": STD, "steps": steps, **settings}
+    about = {"architecture": ARCHITECTURE, "pixel_mean": MEAN, "pixel_std": STD, **settings}
     with writing(output, "wb") as file:
         file.write(pack(clip, rows, about))
     if os.path.exists(state_file):
@@ -196,7 +206,7 @@ def pretrain(steps: int, batch: int, rate: float, seed: int, keep_every: int, ou
 
 def main(arguments: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny_clip.pretrain", description=__doc__)
-    parser.add_argument("--steps", type=int, default=2250, help=f"where to stop, at most {HORIZON}")
+    parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--batch", type=int, default=64, help="pictures per step")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of AdamW")
     parser.add_argument("--seed", type=int, default=1)
