@@ -307,7 +307,7 @@ class SimpleTrainer(TrainerBase):
         if split != "val" or self.val_loader is None:
             split = "test"
         print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(self.val_loader if split == "val" else self.test_loader):
+        for batch in tqdm(self.val_loader if split == "val" else self.test_loader, disable=None):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
         results = self.evaluator.evaluate()
