@@ -1,7 +1,8 @@
 """How constant is what the prompts contribute?
 
-A bias adds the same vector to every token of every image. Prompts add u (see `decompose`), which depends on the token that
-asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias, and 0 if nothing of it is constant.
+A bias adds the same vector to every token of every image. Prompts add u (see `decompose`), which depends on the
+token that asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias, and 0 if nothing of it
+is constant.
 """
 import argparse
 from typing import Tuple
@@ -60,6 +61,9 @@ class PromptTerm(Statistics):
         return of_mean / mean
 
 
+LABELS = {"constancy": "constancy\n|E u|² / E |u|²", "length": "root mean square\nlength of u"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No options of its own."""
 
@@ -71,10 +75,10 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         UserError: the tuned run has no prompts.
     """
     result = figures.Result(
-        "u is what a token gathers from the prompts. |E u|² / E |u|² is 1 where every token of every image gathers the same "
-        "from them, as from a bias, and near 0 where nothing is common to them. The second curve asks only the row that "
-        "is read at the end: [cls] over images, EOS over classes. Below, how long u is: where it is short, its constancy "
-        "matters little; the mean that is weighted by E |u|² takes that into account."
+        "u is what a token gathers from the prompts. |E u|² / E |u|² is 1 where every token of every image gathers "
+        "the same from them, as from a bias, and near 0 where nothing is common to them. The second curve asks only "
+        "the row that is read at the end: [cls] over images, EOS over classes. Below, how long u is: where it is "
+        "short, its constancy matters little; the mean that is weighted by E |u|² takes that into account."
     )
     branches = branches_with_prompts(study)
     figure, axes = figures.subplots(2, len(branches), height=1.9)
@@ -82,7 +86,7 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         term = PromptTerm(branch).stream(branch.batches(study))
         of_mean, mean = term.squares()
         shown = {"constancy": of_mean / mean, "length": mean.sqrt()}
-        for ax, (name, label) in zip(column, (("constancy", "constancy\n|E u|² / E |u|²"), ("length", "root mean square\nlength of u"))):
+        for ax, (name, label) in zip(column, LABELS.items()):
             values = shown[name].cpu().numpy()  # (L, S)
             result.numbers[f"{branch.name}_{name}"] = values
             x = np.arange(1, len(values) + 1)

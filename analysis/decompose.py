@@ -1,12 +1,12 @@
-"""Attention with prompts, taken apart into what comes from the inputs and what comes from the prompts (eqs. 12 and 17-33).
+"""Attention with prompts, taken apart into what comes from the inputs and what from the prompts (eqs. 12, 17-33).
 
-For a row that is no prompt, and per head, let a be the softmax over the columns of the inputs alone, pi the mass that the
-full softmax gives to the prompts, and u what the head gathers from them. Then, exactly,
+For a row that is no prompt, and per head, let a be the softmax over the columns of the inputs alone, pi the mass
+that the full softmax gives to the prompts, and u what the head gathers from them. Then, exactly,
 
     attention update = (1 - pi) a v W_O + u W_O + b_O.
 
-Inputs are all tokens but the prompts: [cls] and patches, or SOS and what stands after the prompts up to EOS.
-Shapes: B samples, H heads, L blocks, N tokens of which n are inputs, d = D / H; S sets of rows (see `Branch.sets`).
+Inputs are all tokens but the prompts: [cls] and patches, or SOS and what stands after the prompts up to EOS. Shapes:
+B samples, H heads, L blocks, N tokens of which n are inputs, d = D / H; S sets of rows (see `Branch.sets`).
 """
 import argparse
 from typing import Dict, Iterable, List, NamedTuple, Optional
@@ -123,8 +123,8 @@ class Branch:
         raise NotImplementedError
 
     def sets(self, batch: Tensor) -> Tensor:
-        """Weights (2, B, n), 0 or 1, of the inputs that statistics are taken over: in the first set all that come from the
-        image, or from after the prompts up to EOS; in the second the row that is read, [cls] or EOS."""
+        """Weights (2, B, n), 0 or 1, of the inputs that statistics are taken over: in the first set [cls] and patches,
+        or all that stands after the prompts up to EOS; in the second the row that is read, [cls] or EOS."""
         raise NotImplementedError
 
 
@@ -246,7 +246,8 @@ def branches_with_prompts(study: Study) -> List[Branch]:
     """
     branches = [b for b in (ImageBranch(study.tuned), TextBranch(study.tuned)) if b.has_prompts]
     if not branches:
-        raise UserError(f'"{study.label}" has no prompts, so nothing can be taken apart; give a run of IVLP as --model-dir')
+        raise UserError(f'"{study.label}" has no prompts, so nothing can be taken apart; '
+                        "give a run of IVLP as --model-dir")
     return branches
 
 
@@ -263,12 +264,12 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     branches = branches_with_prompts(study)
     shares = [Shares(branch).stream(branch.batches(study)) for branch in branches]
     result = figures.Result(
-        "An input's attention update is exactly (1 - π) a v W_O + u W_O + b_O: what it would gather from the inputs alone, "
-        "scaled down by the attention mass π that goes to the prompts, plus what it gathers from the prompts. "
-        "First row: π. Second row: length of the prompts' part relative to the lengths of both parts. Third row: how "
-        "much of the attention among inputs (a) has gone elsewhere, compared with plain CLIP; it is 0 in the first image "
-        "block, where prompts can only rescale. Dots are heads, for all inputs ([cls] and patches, or what stands between "
-        "the prompts and the end of EOS)."
+        "An input's attention update is exactly (1 - π) a v W_O + u W_O + b_O: what it would gather from the inputs "
+        "alone, scaled down by the attention mass π that goes to the prompts, plus what it gathers from the prompts."
+        " First row: π. Second row: length of the prompts' part relative to the lengths of both parts. Third row: "
+        "how much of the attention among inputs (a) has gone elsewhere, compared with plain CLIP; it is 0 in the "
+        "first image block, where prompts can only rescale. Dots are heads, for all inputs ([cls] and patches, or "
+        "what stands between the prompts and the end of EOS)."
     )
     for branch, share in zip(branches, shares):
         for name, values in share.means().items():
@@ -322,7 +323,8 @@ def plot_heads(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figure
         for ax, (name, label) in zip(column, rows):
             values = numbers[f"{branch.name}_{name}"][:, 0].T  # (H, L)
             H, blocks = values.shape
-            image = ax.imshow(values, aspect="auto", origin="lower", cmap="Reds", vmin=0, extent=(0.5, blocks + 0.5, 0.5, H + 0.5))
+            image = ax.imshow(values, aspect="auto", origin="lower", cmap="Reds", vmin=0,
+                              extent=(0.5, blocks + 0.5, 0.5, H + 0.5))
             ax.set_yticks(range(1, H + 1))
             ax.set_ylabel("head")
             ax.grid(False)

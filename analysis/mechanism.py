@@ -1,8 +1,8 @@
 """Which mechanism does the work?
 
-The paper has three hypotheses: prompts work through the attention among the inputs (i), as a bias (ii), or both are needed
-(iii). Here the tuned model runs again with parts of what its inputs gather (see `decompose`), in one branch while the other
-is whole, and in both; b_O always stays. The accuracy of each is a causal test.
+The paper has three hypotheses: prompts work through the attention among the inputs (i), as a bias (ii), or both are
+needed (iii). Here the tuned model runs again with parts of what its inputs gather (see `decompose`), in one branch
+while the other is whole, and in both; b_O always stays. The accuracy of each is a causal test.
 """
 import argparse
 from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
@@ -43,7 +43,7 @@ WHERE = ("image", "text", "both")
 
 
 class Variant(TakenApart):
-    """Runs one of `VARIANTS`. m (L, D) is the mean of u, heads side by side; the other two hold what `Given` says per block."""
+    """Runs one of `VARIANTS`, given what `Given` says for every block; m is (L, D), heads side by side."""
 
     def __init__(self, name: str, prompts_at: slice, m: Tensor, tuned: List[Tensor], plain: List[Tensor]) -> None:
         super().__init__(prompts_at)
@@ -109,28 +109,31 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         UserError: the tuned run has no prompts.
     """
     result = figures.Result(
-        "Each point is the tuned model with something taken away from what the prompts of one branch, or of both, do; the "
-        "other branch is whole. a: attention among the inputs; π: attention mass on the prompts; u: what is gathered from "
-        "the prompts; m: mean of u over the few-shot training images (for text over the classes), one vector per block, "
-        "which is a bias. If prompts worked through attention alone, rescaled and transplanted attention would keep the "
-        "accuracy of the full model; if as a bias alone, bias only, constant bias and frozen attention would. Bars: 95 % "
-        "interval of the accuracy for that many test images. Text prompts stand in the place of template words: without "
-        "them (none) their positions stay empty, so that text features are not those of zero-shot CLIP. Frozen attention "
-        "of text is that of the plain text with the template words left out and the rest renormalised."
+        "Each point is the tuned model with something taken away from what the prompts of one branch, or of both, "
+        "do; the other branch is whole. a: attention among the inputs; π: attention mass on the prompts; u: what is "
+        "gathered from the prompts; m: mean of u over the few-shot training images (for text over the classes), one "
+        "vector per block, which is a bias. If prompts worked through attention alone, rescaled and transplanted "
+        "attention would keep the accuracy of the full model; if as a bias alone, bias only, constant bias and "
+        "frozen attention would. Bars: 95 % interval of the accuracy for that many test images. Text prompts stand "
+        "in the place of template words: without them (none) their positions stay empty, so that text features are "
+        "not those of zero-shot CLIP. Frozen attention of text is that of the plain text with the template words "
+        "left out and the rest renormalised."
     )
     with_prompts = {branch.name for branch in branches_with_prompts(study)}
     branches = (ImageBranch(study.tuned), TextBranch(study.tuned))
     m = {branch.name: PromptTerm(branch).stream(branch.batches(study, "train")).gathered() for branch in branches}
     shares, count = accuracies(study.tuned, m, study.batches("variants"))
-    untouched = accuracies_of({name: study.models[name] for name in (ZERO_SHOT, study.label)}, study.batches("zero-shot and tuned"))
+    references = {name: study.models[name] for name in (ZERO_SHOT, study.label)}
+    untouched = accuracies_of(references, study.batches("zero-shot and tuned"))
     shown = [where for where in WHERE if where in with_prompts or len(with_prompts) == 2]
     shares = shares.numpy()[[WHERE.index(where) for where in shown]]
 
     result.headlines += [(f"{name}: accuracy in %", 100 * share) for name, share in untouched.items()]
     result.headlines += [(f"{variant}, {where} prompts: accuracy in %", 100 * float(share))
                          for where, row in zip(shown, shares) for variant, share in zip(VARIANTS, row)]
-    result.numbers.update(variants=np.array(list(VARIANTS)), where=np.array(shown), accuracy=shares, images=np.array(count),
-                          **{f"{name}_m": value.cpu().numpy() for name, value in m.items()})
+    result.numbers.update(variants=np.array(list(VARIANTS)), where=np.array(shown))
+    result.numbers.update(accuracy=shares, images=np.array(count))
+    result.numbers.update({f"{name}_m": value.cpu().numpy() for name, value in m.items()})
     result.figures["mechanism"] = plot(shown, shares, count, untouched, study.label)
     return result
 
@@ -144,15 +147,17 @@ def plot(shown: List[str], shares: np.ndarray, count: int, untouched: Dict[str, 
     """One panel per branch or both: accuracy of each variant, with lines at the tuned model and zero-shot CLIP."""
     figure, axes = figures.subplots(1, len(shown), height=3.2, sharey=True, sharex=True)
     y = np.arange(len(VARIANTS))[::-1]
+    behind_number = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     for ax, where, row in zip(axes[0], shown, shares):
         for index, (name, share) in enumerate(untouched.items()):
             look = figures.look(index)
             ax.axvline(100 * share, color=look["color"], linestyle=look["linestyle"], linewidth=1,
                        label=(name, f"{label}, untouched")[index])
-        ax.errorbar(100 * row, y, xerr=100 * sampling_error(row, count), fmt="o", color="#333333", elinewidth=1, markersize=4)
+        error = 100 * sampling_error(row, count)
+        ax.errorbar(100 * row, y, xerr=error, fmt="o", color="#333333", elinewidth=1, markersize=4)
         for at, share in zip(y, row):
-            ax.annotate(f"{100 * share:.1f}", (100 * share, at), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7,
-                        bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+            ax.annotate(f"{100 * share:.1f}", (100 * share, at), xytext=(0, 5), textcoords="offset points", ha="center",
+                        fontsize=7, bbox=behind_number)
         ax.set_title("both branches" if where == "both" else f"{where} branch")
         ax.set_xlabel("accuracy (%)")
     axes[0, 0].set_yticks(y, [f"{name}\n{FORMULAS[name]}" for name in VARIANTS], va="center")

@@ -1,8 +1,8 @@
 """Prompts to biases, without training.
 
-If prompts worked as a bias, their mean contribution could stand in their place: m_l = E u_l W_O (see `decompose`), added to
-`attn.out_proj.bias` of block l of the plain CLIP. The result is a stock CLIP without prompts; how much of the gain is left?
-In the text branch SOS gets the bias too, though prompts, which come after it, give it nothing.
+If prompts worked as a bias, their mean contribution could stand in their place: m_l = E u_l W_O (see `decompose`),
+added to `attn.out_proj.bias` of block l of the plain CLIP. The result is a stock CLIP without prompts; how much of
+the gain is left? In the text branch SOS gets the bias too, though prompts, which come after it, give it nothing.
 """
 import argparse
 import copy
@@ -28,7 +28,7 @@ FOLDED = {"neither branch": (0, 0), "image branch": (1, 0), "text branch": (0, 1
 
 @torch.no_grad()
 def with_biases(clip_model: nn.Module, m: Dict[str, Tensor]) -> nn.Module:
-    """A copy of a stock CLIP with m (L, D) of each branch, "image" and "text", in the output biases of its attention."""
+    """A copy of a stock CLIP with m (L, D) of "image" and "text" added to the output biases of its attention."""
     stock = copy.deepcopy(clip_model)
     for branch, transformer in (("image", stock.visual.transformer), ("text", stock.transformer)):
         for block, bias in zip(transformer.resblocks, m[branch]):
@@ -69,11 +69,12 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     """
     branches_with_prompts(study)
     result = figures.Result(
-        "m is the mean, over the few-shot training images (for text over the classes), of what tokens gather from the prompts; "
-        "there is one vector per block. Added to the output biases of the attention of plain CLIP it takes the prompts' "
-        "place: what results is a stock CLIP with the prompts' initial words as template, and nothing was trained. If prompts "
-        "worked as a constant bias, biases in both branches would come close to the tuned run. In the text branch SOS gets "
-        "the bias too, though prompts, which stand after it, give it nothing. Bars: 95 % interval for that many test images."
+        "m is the mean, over the few-shot training images (for text over the classes), of what tokens gather from "
+        "the prompts; there is one vector per block. Added to the output biases of the attention of plain CLIP it "
+        "takes the prompts' place: what results is a stock CLIP with the prompts' initial words as template, and "
+        "nothing was trained. If prompts worked as a constant bias, biases in both branches would come close to the "
+        "tuned run. In the text branch SOS gets the bias too, though prompts, which stand after it, give it nothing."
+        " Bars: 95 % interval for that many test images."
     )
     m = {}
     for branch in (ImageBranch(study.tuned), TextBranch(study.tuned)):
@@ -87,19 +88,25 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     shares = {f"biases in {name}": share for name, share in folded.items()}
     shares.update(accuracies_of(tuned, study.batches("tuned")))
     result.headlines = [(f"{name}: accuracy in %", 100 * share) for name, share in shares.items()]
-    result.numbers.update(models=np.array(list(shares)), accuracy=np.array(list(shares.values())), images=np.array(count))
+    result.numbers.update(models=np.array(list(shares)), accuracy=np.array(list(shares.values())))
+    result.numbers["images"] = np.array(count)
+    result.figures["to-bias"] = plot(study, shares, count, template)
+    return result
 
+
+def plot(study: Study, shares: Dict[str, float], count: int, template: str) -> figures.Figure:
+    """Accuracies of the stock CLIPs with biases, then of tuned runs in their own colours."""
+    labels = list(study.models)
     figure, axes = figures.subplots(height=0.6 + 0.28 * len(shares))
     ax = axes[0, 0]
     for at, (name, share) in enumerate(shares.items()):
-        index = list(study.models).index(name) if name in tuned else 0
+        style, percent = figures.look(labels.index(name) if name in labels else 0), 100 * share
         error = 100 * sampling_error(np.array([share]), count)
-        ax.errorbar([100 * share], [-at], xerr=error, fmt=figures.look(index)["marker"], color=figures.look(index)["color"],
-                    elinewidth=1, markersize=5)
-        ax.annotate(f"{100 * share:.1f}", (100 * share, -at), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=7)
-    ax.set_yticks([-at for at in range(len(shares))], ["stock CLIP", *(f"+ {name}" for name in list(shares)[1:len(FOLDED)]), *tuned])
+        ax.errorbar([percent], [-at], xerr=error, fmt=style["marker"], color=style["color"], elinewidth=1, markersize=5)
+        ax.annotate(f"{percent:.1f}", (percent, -at), xytext=(0, 4), textcoords="offset points", ha="center",
+                    fontsize=7)
+    ax.set_yticks([-at for at in range(len(shares))], list(shares))
     ax.set_ylim(0.4 - len(shares), 0.7)
     ax.set_xlabel("accuracy (%)")
     ax.set_title(f'stock CLIP with "{template}" and the biases of: {study.label}')
-    result.figures["to-bias"] = figure
-    return result
+    return figure

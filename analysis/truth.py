@@ -2,10 +2,10 @@
 
 Patches are removed in the order of a map, the most relevant first or the least relevant first, and the accuracy is
 followed. A truthful map makes the first curve fall early and the second one late; an order by chance lies between.
-Removed means: the patch's token is dropped from the sequence, after the positional embedding. The maps are relevancy and, as a
-simple rival, the attention of [cls] in the last block, mean over heads. Relevancy of the image's own class is told the answer,
-which attention is not: to keep what speaks for the right class can even raise the accuracy. So relevancy of the class that the
-model itself predicts is a map of its own.
+Removed means: the patch's token is dropped from the sequence, after the positional embedding. The maps are relevancy
+and, as a simple rival, the attention of [cls] in the last block, mean over heads. Relevancy of the image's own class
+is told the answer, which attention is not: to keep what speaks for the right class can even raise the accuracy. So
+relevancy of the class that the model itself predicts is a map of its own.
 """
 import argparse
 import copy
@@ -32,7 +32,7 @@ MAPS = {
 
 
 class Without(Tuner):
-    """A tuner on image tokens of which only `rows` (B, n) are left; row 0 is [cls]. Prompts then stand further ahead."""
+    """A tuner on image tokens of which only `rows` (B, n) are left, [cls] first. Prompts then stand further ahead."""
 
     def __init__(self, tuner: Tuner, rows: Tensor, patches: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def raw_attention(branch: ImageBranch, image: Tensor) -> Tensor:
 
 
 def orders(maps: Dict[str, Tensor], chance: torch.Generator) -> Dict[Tuple[str, str], Tensor]:
-    """Orders of removal (B, M) for maps (B, M): (name, "most") and (name, "least") relevant first, and one by chance."""
+    """Orders of removal (B, M) for maps (B, M): (name, "most") and (name, "least") relevant first; and by chance."""
     ordered = {}
     for name, values in maps.items():
         ordered[name, "most"] = values.argsort(dim=1, descending=True, stable=True)
@@ -116,7 +116,7 @@ def maps_of(model: TunedCLIP, image: Tensor, label: Tensor) -> Dict[str, Tensor]
 
 
 def curves(study: Study, seed: int = 0) -> Dict[str, Dict[Tuple[str, str], np.ndarray]]:
-    """Accuracy in % at FRACTIONS of the patches removed: model -> (map, "most" or "least") and ("chance", "") -> (F,)."""
+    """Accuracy in % at FRACTIONS of the patches removed: model -> (map, "most" or "least"), ("chance", "") -> (F,)."""
     chance = torch.Generator().manual_seed(seed)
     texts = {name: model.text_features() for name, model in study.models.items()}
     hits: Dict[str, Dict[Tuple[str, str], Tensor]] = {name: {} for name in study.models}
@@ -138,13 +138,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(study: Study, args: argparse.Namespace) -> figures.Result:
     """Curves and areas of every model of the study."""
     result = figures.Result(
-        "Patches are removed from every image in the order of a map, and the accuracy is followed. Filled marks: the most "
-        "relevant first, where a truthful map makes the accuracy fall early; open marks: the least relevant first, where it "
-        "stays long. Grey: in an order by chance. The wider the two curves lie apart, the more the map knows. Relevancy of the "
-        "image's own class is told the answer, so that the accuracy can even rise; relevancy of the class that the model "
-        "itself predicts is not, and neither is what [cls] gives to the patches in the last block (mean over heads). "
-        "Removed patches are dropped from the sequence after the positional embedding; with all of them gone, [cls] and the "
-        "prompts are left."
+        "Patches are removed from every image in the order of a map, and the accuracy is followed. Filled marks: the"
+        " most relevant first, where a truthful map makes the accuracy fall early; open marks: the least relevant "
+        "first, where it stays long. Grey: in an order by chance. The wider the two curves lie apart, the more the "
+        "map knows. Relevancy of the image's own class is told the answer, so that the accuracy can even rise; "
+        "relevancy of the class that the model itself predicts is not, and neither is what [cls] gives to the "
+        "patches in the last block (mean over heads). Removed patches are dropped from the sequence after the "
+        "positional embedding; with all of them gone, [cls] and the prompts are left."
     )
     measured = curves(study)
     for name, by_key in measured.items():
