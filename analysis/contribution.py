@@ -46,8 +46,9 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     count = 0
     for image, label in study.batches("contribution"):
         if args.select == "corrected":
-            wrong, right = (model(image).argmax(-1) == label for model in (study.plain, study.tuned))
-            image, label = image[~wrong & right], label[~wrong & right]
+            with torch.no_grad():
+                by_plain, by_tuned = (model(image).argmax(-1) == label for model in (study.plain, study.tuned))
+            image, label = image[~by_plain & by_tuned], label[~by_plain & by_tuned]
         count += len(label)
         if len(label):
             add_batch(study, means, columns, image, label, first_block)
