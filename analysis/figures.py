@@ -103,15 +103,18 @@ def legend(figure: Figure) -> None:
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=min(4, len(labels)))
 
 
-def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str, columns: int = 3) -> Figure:
+def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str) -> Figure:
     """A panel of `heads_per_block` for each (index of the model, title, values (L, H)); the first one's mean is repeated in
     grey in all others."""
+    columns = 2 if len(panels) == 4 else 3
     rows = -(-len(panels) // columns)
     figure, axes = subplots(rows, min(columns, len(panels)), height=2.3, sharex=True, sharey=True)
     reference = panels[0][2].mean(1)
     for place, (ax, (index, title, values)) in enumerate(zip(axes.flat, panels)):
         if place:
-            ax.plot(range(1, 1 + len(reference)), reference, color="0.6", linewidth=1)
+            ax.plot(range(1, 1 + len(reference)), reference, color="0.6", linewidth=1, label=f"mean of {panels[0][1]}")
+        if place == 1:
+            ax.legend(fontsize=7)
         heads_per_block(ax, values, index)
         ax.set_title(title)
         block_axis(ax, len(values))
