@@ -3,6 +3,7 @@ import hashlib
 import inspect
 import os
 import warnings
+import zipfile
 from typing import Dict
 
 import torch
@@ -84,6 +85,14 @@ def build(state: Dict[str, Tensor]) -> nn.Module:
     return built.float().eval()
 
 
+def holds_code(path: str) -> bool:
+    """Whether a file is a TorchScript archive, which some versions of `torch.load` run whatever they are asked for."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def read_weights(path: str) -> Dict[str, Tensor]:
     """OpenAI's state dict from safetensors, a torch file, or one of OpenAI's own archives.
 
@@ -102,6 +111,8 @@ def read_weights(path: str) -> Dict[str, Tensor]:
             digest = hashlib.sha256(file.read()).hexdigest()
         if any(digest in url for url in clip._MODELS.values()):
             state = torch.jit.load(path, map_location="cpu").state_dict()
+        elif holds_code(path):
+            raise ValueError("an archive with code")
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors have no common exception for a bad file
