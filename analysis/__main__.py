@@ -40,14 +40,19 @@ def command_module(name: str):
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that looks at a run understands."""
-    parser.add_argument("--model-dir", required=True, metavar="DIR", help="folder of a finished run; its config.yaml says the rest")
-    parser.add_argument("--compare", nargs="+", default=[], metavar="DIR", help="further runs of the same dataset and backbone")
+    parser.add_argument("--model-dir", required=True, metavar="DIR",
+                        help="folder of a finished run; its config.yaml says the rest")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="DIR",
+                        help="further runs of the same dataset and backbone")
     parser.add_argument("--output", default="report", metavar="DIR", help="where the files go (default: report)")
-    parser.add_argument("--samples", type=int, metavar="N", help="so many test images, spread over the test set (default: all)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time; changes no result (default: 32)")
+    parser.add_argument("--samples", type=int, metavar="N",
+                        help="so many test images, spread over the test set (default: all)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N",
+                        help="images at a time; changes no result (default: 32)")
     parser.add_argument("--template", default="a photo of a {}.", metavar="TEXT",
                         help='text of zero-shot CLIP; "dataset" is the dataset\'s own (default: "a photo of a {}.")')
-    parser.add_argument("--root", default="", metavar="DIR", help="folder of the datasets, if it has moved since the run")
+    parser.add_argument("--root", default="", metavar="DIR",
+                        help="folder of the datasets, if it has moved since the run")
 
 
 def load_study(args: argparse.Namespace):

@@ -18,11 +18,12 @@ from .run import ZERO_SHOT, Study
 from .statistics import Means, groups, rank_correlation
 
 HOW_TO_READ = (
-    "How much of the score of an image with its own class comes from each token, as a share of all (relevancy, averaged over "
-    "{count} test images{which}). Text: left of the line SOS and the prompts or template words, right of it the class name "
-    "and “.”, then zero from EOS on. Image: left of the line the patches, row by row, right of it the prompts, each "
-    "summed over the blocks. Insets enlarge the prompts. The bars add the same up by kind of token. The paper expects the share "
-    "of SOS and prompts to grow, that of the class name to fall, and the ranking of patches to stay (rank correlation near 1)."
+    "How much of the score of an image with its own class comes from each token, as a share of all (relevancy, "
+    "averaged over {count} test images{which}). Text: left of the line SOS and the prompts or template words, "
+    "right of it the class name and “.”, then zero from EOS on. Image: left of the line the patches, row by row, "
+    "right of it the prompts, each summed over the blocks. Insets enlarge the prompts. The bars add the same up "
+    "by kind of token. The paper expects the share of SOS and prompts to grow, that of the class name to fall, "
+    "and the ranking of patches to stay (rank correlation near 1)."
 )
 KINDS = {"SOS": "SOS", "prompts": "prompts", "template": "template words", "class": "class name", "end": "“.”"}
 
@@ -42,7 +43,8 @@ def class_start(model: TunedCLIP) -> int:
 def run(study: Study, args: argparse.Namespace) -> Result:
     first_block = max(check_first_block(tower, args.first_block) for tower in (study.plain.vision, study.plain.text))
     means = {label: Means() for label in study.models}
-    columns = {label: [text_columns(model, k) for k in range(len(study.classnames))] for label, model in study.models.items()}
+    classes = range(len(study.classnames))
+    columns = {label: [text_columns(model, k) for k in classes] for label, model in study.models.items()}
     count = 0
     for image, label in study.batches("contribution"):
         if args.select == "corrected":
@@ -61,7 +63,8 @@ def run(study: Study, args: argparse.Namespace) -> Result:
         found = means[name]
         for what in found.sums:
             numbers[f"{name}: {what}"] = found[what]
-        headlines += [(f"text share of {KINDS[kind]}, {name}", float(value)) for kind, value in zip(KINDS, found["text kinds"])]
+        headlines += [(f"text share of {kind}, {name}", float(value))
+                      for kind, value in zip(KINDS.values(), found["text kinds"])]
         headlines.append((f"image share of prompts, {name}", float(found["image"][model.vision.patches:].sum())))
         if name != ZERO_SHOT:
             headlines.append((f"rank correlation of patch relevancy with {ZERO_SHOT}, image by image, {name}",
@@ -107,7 +110,8 @@ def text_figure(study: Study, means: Dict[str, Means]) -> Figure:
         y = means[name]["text"]
         curves[name] = [(np.arange(start), y[:start]), (left + np.arange(longest), y[start:start + longest])]
     shown = (0.5, left - 0.5) if left > 1 else None
-    figure, ax = curves_figure(curves, left - 0.5, (-0.5, left + longest - 0.5), shown, "prompts or template words", shown)
+    limits = (-0.5, left + longest - 0.5)
+    figure, ax = curves_figure(curves, left - 0.5, limits, shown, "prompts or template words", shown)
     ax.set_xticks(range(left + longest), token_names(left) + [str(i) for i in range(1, longest + 1)])
     ax.set_xlabel("SOS, prompts or template words P  |  class name, “.”, EOS and padding")
     for inset in ax.child_axes:
@@ -127,7 +131,8 @@ def image_figure(study: Study, means: Dict[str, Means]) -> Figure:
     curves = {name: [(np.arange(M), y[:M]), (np.arange(M, len(y)), y[M:])] for name, y in values.items()}
     first = max(0, M - 6)
     shown = (first - 0.5, most - 0.5) if most > M else None
-    figure, ax = curves_figure(curves, M - 0.5, (-1, most + 1 if most > M else M - 0.5), shown, "last patches  |  prompts", (0.25 * M, 0.75 * M))
+    limits = (-1, most + 1 if most > M else M - 0.5)
+    figure, ax = curves_figure(curves, M - 0.5, limits, shown, "last patches  |  prompts", (0.25 * M, 0.75 * M))
     ax.set_xlabel(f"patch, row by row (0 to {M - 1})" + ("  |  prompt" if most > M else ""))
     for inset in ax.child_axes:
         inset.set_xticks(range(first, most), [*range(first, M), *(f"P{i + 1}" for i in range(most - M))])
@@ -178,14 +183,16 @@ def kinds_figure(study: Study, means: Dict[str, Means]) -> Figure:
     """The same shares, added up by kind of token."""
     M = study.plain.vision.patches
     text = {name: dict(zip(KINDS.values(), means[name]["text kinds"])) for name in study.models}
-    image = {name: {"patches": means[name]["image"][:M].sum(), "prompts": means[name]["image"][M:].sum()} for name in study.models}
+    of_image = {name: means[name]["image"] for name in study.models}
+    image = {name: {"patches": values[:M].sum(), "prompts": values[M:].sum()} for name, values in of_image.items()}
     figure, axes = subplots(1, 2, height=2.5, sharey=True, width_ratios=[5, 2])
     for ax, values, title in zip(axes[0], (text, image), ("text", "image")):
         width = 0.8 / len(study.models)
         for index, (name, shares_of) in enumerate(values.items()):
             x = np.arange(len(shares_of)) + (index - (len(study.models) - 1) / 2) * width
-            ax.bar(x, list(shares_of.values()), width * 0.92, color=look(index)["color"], hatch=["", "///", "...", "xxx"][index % 4],
-                   edgecolor="white", linewidth=0, label=name if title == "text" else "")
+            ax.bar(x, list(shares_of.values()), width * 0.92, color=look(index)["color"],
+                   hatch=["", "///", "...", "xxx"][index % 4], edgecolor="white", linewidth=0,
+                   label=name if title == "text" else "")
         ax.set_xticks(range(len(shares_of)), list(shares_of))
         ax.set_title(title)
         ax.grid(axis="x", visible=False)

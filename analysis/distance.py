@@ -11,10 +11,11 @@ from .run import Study
 from .statistics import attention_means
 
 HOW_TO_READ = (
-    "Each dot is a head of the image branch: the mean distance, in pixels, between a patch and the patches that it attends "
-    "to, weighted by attention; the line is the mean over heads; the grey line repeats CLIP's. Near the bottom a head looks around itself, near the top over "
-    "the whole image. “w/o prompt” leaves the attention on prompts out, “w prompt” lets it count as distance 0. The paper "
-    "expects “w/o prompt” to look like CLIP: prompts do not change how features are gathered."
+    "Each dot is a head of the image branch: the mean distance, in pixels, between a patch and the patches that "
+    "it attends to, weighted by attention; the line is the mean over heads; the grey line repeats CLIP's. Near "
+    "the bottom a head looks around itself, near the top over the whole image. “w/o prompt” leaves the attention "
+    "on prompts out, “w prompt” lets it count as distance 0. The paper expects “w/o prompt” to look like CLIP: "
+    "prompts do not change how features are gathered."
 )
 
 

@@ -10,10 +10,11 @@ from .run import Study
 from .statistics import attention_means
 
 HOW_TO_READ = (
-    "Each dot is a head of the image branch: the mean entropy of its attention, in nats, over [cls] and all patches, or "
-    "of [cls] alone; the line is the mean over heads, and the grey line repeats CLIP's. High entropy is attention spread widely, low entropy is "
-    "attention on a few tokens. “w/o prompt” drops the prompts and scales the rest to 1, “w prompt” keeps them. The paper "
-    "expects “w/o prompt” to look like CLIP: prompts do not change the scope of attention."
+    "Each dot is a head of the image branch: the mean entropy of its attention, in nats, over [cls] and all "
+    "patches, or of [cls] alone; the line is the mean over heads, and the grey line repeats CLIP's. High entropy "
+    "is attention spread widely, low entropy is attention on a few tokens. “w/o prompt” drops the prompts and "
+    "scales the rest to 1, “w prompt” keeps them. The paper expects “w/o prompt” to look like CLIP: prompts do "
+    "not change the scope of attention."
 )
 
 

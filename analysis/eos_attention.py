@@ -14,10 +14,10 @@ from .run import Study
 from .statistics import Means, groups
 
 HOW_TO_READ = (
-    "Each dot is a head of the text branch: the share of EOS' attention that goes to SOS, to the prompts (or, where there are "
-    "none, the template's words), to the class name, to “.” and to EOS itself; all five add up to 1. The line is the mean over "
-    "heads; all classes count alike. The paper expects tuning to move attention from SOS to the prompts and to leave that on "
-    "the class name."
+    "Each dot is a head of the text branch: the share of EOS' attention that goes to SOS, to the prompts (or, "
+    "where there are none, the template's words), to the class name, to “.” and to EOS itself; all five add up "
+    "to 1. The line is the mean over heads; all classes count alike. The paper expects tuning to move attention "
+    "from SOS to the prompts and to leave that on the class name."
 )
 PANELS = {"SOS": ["SOS"], "prompts or template words": ["prompts", "template"], "class name": ["class"], "“.”": ["end"],
           "EOS": ["EOS"]}

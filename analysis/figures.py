@@ -70,7 +70,9 @@ def look(index: int) -> Dict[str, object]:
     return LOOKS[index % len(LOOKS)]
 
 
-def subplots(rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **kwargs) -> Tuple[Figure, np.ndarray]:
+def subplots(
+    rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **kwargs
+) -> Tuple[Figure, np.ndarray]:
     """A figure `width` inches wide, with an array (rows, columns) of axes that are `height` inches high each."""
     return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **kwargs)
 

@@ -17,16 +17,16 @@ from .run import Study, choose_blocks, choose_heads
 from .statistics import Means, correlation
 
 HOW_TO_READ = (
-    "Where [cls] looks (mean over {heads}), before and after tuning, and how similar the image's patches are to the prompts of "
-    "the same block (1 − Euclidean distance, each map scaled to 0–1{mean}), for an image of class “{name}” "
-    "upright and rotated. Bright is much. The paper expects the first two rows to agree, and the third to be bright on the "
-    "background. The curves say it in numbers, over {count} test images: the correlation over patches of CLIP's [cls] attention "
-    "with the tuned one (1: unchanged){similarity}."
+    "Where [cls] looks (mean over {heads}), before and after tuning, and how similar the image's patches are to "
+    "the prompts of the same block (1 − Euclidean distance, each map scaled to 0–1{mean}), for an image of class "
+    "“{name}” upright and rotated. Bright is much. The paper expects the first two rows to agree, and the third "
+    "to be bright on the background. The curves say it in numbers, over {count} test images: the correlation "
+    "over patches of CLIP's [cls] attention with the tuned one (1: unchanged){similarity}."
 )
 SIMILARITY = (
-    "; of each prompt's similarity with 1 − [cls] attention of the tuned model (1: prompts are like what [cls] overlooks); and "
-    "of the same similarity with minus the length of the patch's own embedding (near 1: patches are near the prompt because "
-    "they are short, and the map says little about the prompt)"
+    "; of each prompt's similarity with 1 − [cls] attention of the tuned model (1: prompts are like what [cls] "
+    "overlooks); and of the same similarity with minus the length of the patch's own embedding (near 1: patches "
+    "are near the prompt because they are short, and the map says little about the prompt)"
 )
 CURVES = {
     "attention": "[cls] attention, CLIP and tuned",
@@ -36,11 +36,14 @@ CURVES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image", type=int, default=0, metavar="I", help="which test image to show (from 0; default: 0)")
+    parser.add_argument("--image", type=int, default=0, metavar="I",
+                        help="which test image to show (from 0; default: 0)")
     parser.add_argument("--angles", type=int, nargs="+", default=[0, 90, 180, 270], metavar="DEGREES",
                         help="rotations of the image (default: 0 90 180 270)")
-    parser.add_argument("--blocks", type=int, nargs="+", metavar="L", help="blocks to show (from 1; default: six of them)")
-    parser.add_argument("--heads", type=int, nargs="+", metavar="H", help="heads to average over (from 1; default: all)")
+    parser.add_argument("--blocks", type=int, nargs="+", metavar="L",
+                        help="blocks to show (from 1; default: six of them)")
+    parser.add_argument("--heads", type=int, nargs="+", metavar="H",
+                        help="heads to average over (from 1; default: all)")
 
 
 def cls_attention(A: Tensor, model: TunedCLIP, heads: List[int]) -> Tensor:
@@ -80,7 +83,8 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     maps = {angle: maps_of(study, turned, blocks, heads) for angle, turned in rotated.items()}
     for angle, rows in maps.items():
         numbers.update({f"{angle} degrees, {name}": values for name, values in rows.items()})
-    shown = {angle: {name: values for name, values in rows.items() if not name.startswith("prompt ")} for angle, rows in maps.items()}
+    shown = {angle: {name: values for name, values in rows.items() if not name.startswith("prompt ")}
+             for angle, rows in maps.items()}
     figures["heatmap"] = map_figure(study, rotated, shown, blocks)
     if V > 1:
         first = args.angles[0]

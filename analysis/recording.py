@@ -113,7 +113,9 @@ def text_columns(model: TunedCLIP, k: int) -> Dict[str, slice]:
     template's words after it: "."), "EOS". Each follows the one before; after EOS comes padding.
     """
     tokens = model.text.tokens[k]
-    before, after = (int(tokenize([part], [part], model.context_length)[0].argmax()) - 1 for part in model.template.split("{}"))
+    before, after = (
+        int(tokenize([part], [part], model.context_length)[0].argmax()) - 1 for part in model.template.split("{}")
+    )
     at = model.learner.text.prompts_at
     eos = int(tokens.argmax())
     bounds = [0, 1, 1 + at.stop - at.start, 1 + before, eos - after, eos, eos + 1]

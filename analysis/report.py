@@ -71,7 +71,8 @@ def page(study, args: argparse.Namespace, sections: List[str]) -> str:
     about = {
         "tuned run": f"{args.model_dir} ({study.label})",
         "compared with": ", ".join(args.compare) or "nothing",
-        "data set": f"{cfg.DATASET.NAME}, {len(study)} test images, {len(study.classnames)} classes, {cfg.DATASET.NUM_SHOTS} shots",
+        "data set": f"{cfg.DATASET.NAME}, {len(study)} test images, {len(study.classnames)} classes, "
+                    f"{cfg.DATASET.NUM_SHOTS} shots",
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "text of zero-shot CLIP": study.plain.template,
         "text of the tuned run": study.tuned.template,
@@ -80,6 +81,7 @@ def page(study, args: argparse.Namespace, sections: List[str]) -> str:
     links = [f'<a href="#{name}">{name}</a>' for name in FIGURES]
     title = f"What tuning did to CLIP: {html.escape(study.label)} on {html.escape(cfg.DATASET.NAME)}"
     return "\n".join([
-        "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">', f"<title>{title}</title><style>{STYLE}</style></head>",
-        f"<body><h1>{title}</h1>", "<table>", *rows, "</table>", "<p>" + " · ".join(links) + "</p>", *sections, "</body></html>\n",
+        "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">',
+        f"<title>{title}</title><style>{STYLE}</style></head>", f"<body><h1>{title}</h1>",
+        "<table>", *rows, "</table>", "<p>" + " · ".join(links) + "</p>", *sections, "</body></html>\n",
     ])

@@ -89,7 +89,8 @@ class Study:
         cfg = self.cfg.clone()
         cfg.TRAINER.ZEROSHOTCLIP.PREC = "fp32"
         cfg.TRAINER.ZEROSHOTCLIP.TEMPLATE = template_of(cfg) if template == "dataset" else template
-        return zeroshot.CustomCLIP(cfg, self.classnames, self.tuned.text.clip).to(self.device).eval().requires_grad_(False)
+        plain = zeroshot.CustomCLIP(cfg, self.classnames, self.tuned.text.clip)
+        return plain.to(self.device).eval().requires_grad_(False)
 
     def __len__(self) -> int:
         """Test images that `batches` goes through."""
@@ -144,7 +145,8 @@ def load_run(folder: str, root: str = "") -> TrainerX:
         cfg.merge_from_other_cfg(written)
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder}/{run_files.CONFIG} does not fit this version ({error.args[0]})") from error
-    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names() else None
+    known = cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if known else None
     if not hasattr(trainer_class, "custom_clip"):
         raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be analysed; '
                         "IVLP, BiasTuning and ZeroshotCLIP can")

@@ -38,7 +38,9 @@ class Means:
         return self.sums[name] / self.counts[name]
 
 
-def attention_means(study: Study, model: TunedCLIP, measures: Dict[Name, Callable[[Tensor], Tensor]]) -> Dict[Name, np.ndarray]:
+def attention_means(
+    study: Study, model: TunedCLIP, measures: Dict[Name, Callable[[Tensor], Tensor]]
+) -> Dict[Name, np.ndarray]:
     """Means over the test set of what each measure makes of the attention of the image branch.
 
     Args:
