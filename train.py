@@ -2,11 +2,13 @@
 import argparse
 import glob
 import os
+from typing import Optional, Sequence
 
 from trainers.errors import UserError, cli, nearest
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(words: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The flags in `words`, by default those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default="", help="folder of the datasets (or, for image_folder, of your images)")
     parser.add_argument("--output-dir", default="", help="where the run leaves its files")
@@ -25,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--load-epoch", type=int, help="with --eval-only: the epoch to load (default: best, or last)")
     parser.add_argument("--no-train", action="store_true", help="build everything, but do not train")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options, last word")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def merge_file(cfg, path: str) -> None:
