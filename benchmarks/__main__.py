@@ -1,0 +1,152 @@
+"""This project's computation against the usual one of its family, side by side in one run: times, ratios, memory.
+
+Usual: float32, all 77 text positions of every class, text encoded in every training step and for every test batch, stock
+CLIP blocks. ViT-B/16 with random weights. The sides take turns, each in a process of its own; figures are medians.
+"""
+import argparse
+import importlib.util
+import json
+import platform
+from typing import Any, Dict, List, Optional
+
+import torch
+from tabulate import tabulate
+
+import promptbias  # noqa: F401 (provides Dassl)
+from trainers.errors import UserError, cli
+from trainers.files import writing
+from trainers.tuned_clip import DTYPES, resolve_precision
+
+from .cases import Case, file_sizes
+from .measure import MATMUL, Side, in_turn
+
+LARGEST = 1000  # classes
+USUAL_BYTES_PER_CLASS = 34e6  # of a training step, as measured: what 12 blocks of 77 positions keep for backward
+QUICK = [
+    Case("train", "BiasTuning", 10, 8, 8),
+    Case("train", "IVLP", 10, 8, 8),
+    Case("train", "BiasTuning", 100, 4, 4),
+    Case("evaluate", "BiasTuning", 10, 32, 16),
+    Case("relevancy", "ZeroshotCLIP", 10, 2, 2),
+]
+
+
+def cases(largest: int) -> List[Case]:
+    """All rows; `largest` is the number of classes for which the usual step still fits into memory."""
+    rows = [Case("train", method, classes, batch, batch)
+            for classes, batch in ((10, 32), (100, 4), (largest, 4)) for method in ("BiasTuning", "IVLP")]
+    rows += [Case("evaluate", "BiasTuning", classes, 300, 100) for classes in (10, LARGEST)]
+    return rows + [Case("relevancy", "ZeroshotCLIP", 10, 32, 32)]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small rows only, in under three minutes on two cores")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: its own choice)")
+    parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of our side, beside float32")
+    parser.add_argument("--seconds", type=float, default=90, help="time for the repetitions of one row")
+    parser.add_argument("--only", default="", help="only rows whose name has these words")
+    parser.add_argument("--json", default="", metavar="FILE", help="also write all figures, every repetition included")
+    parser.add_argument("--scaling", default="", metavar="PNG", help="instead: step time and memory of our side over "
+                        "classes (10 to 20,000) and images, drawn to PNG and written beside it as JSON")
+    return parser.parse_args()
+
+
+def most_classes(device: str) -> int:
+    """How many classes the usual training step can have in the memory that is free, at most `LARGEST`."""
+    if device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    return max(10, min(LARGEST, int((0.8 * free - 3e9) / USUAL_BYTES_PER_CLASS) // 10 * 10))
+
+
+def measure(case: Case, precision: str, args: argparse.Namespace) -> Dict[str, Any]:
+    """One row: the usual side, ours, ours in float32, and the machine's matrix products, in turn."""
+    names = dict.fromkeys(["usual", precision, "fp32"])
+    if case.task == "relevancy":
+        names = ["usual", precision]
+    dtype = str(DTYPES[precision]).split(".")[-1]
+    sides = {name: Side(case, name, args.device, args.threads) for name in names}
+    peaks = {name: Side(None, name, args.device, args.threads) for name in dict.fromkeys([dtype, "float32"])}
+    try:
+        in_turn({**sides, **{f"peak {name}": side for name, side in peaks.items()}}, args.seconds)
+        usual = sides["usual"]
+        row: Dict[str, Any] = {"row": str(case), "case": case._asdict(), "sides": {}}
+        for name, side in sides.items():
+            peak = peaks["float32" if name in ("usual", "fp32") else dtype]
+            per_second = peak.operations / min(peak.seconds)
+            row["sides"][name] = {
+                "seconds": side.seconds,
+                "median": side.median(),
+                "times_faster": usual.median() / side.median(),
+                "peak_bytes": side.ask("memory"),
+                "operations": side.operations,
+                "machine_peak_per_second": per_second,
+                "share_of_peak": side.operations / side.median() / per_second,
+            }
+    finally:
+        for side in (*sides.values(), *peaks.values()):
+            side.close()
+    return row
+
+
+def line(row: Dict[str, Any], precision: str) -> List[str]:
+    usual, ours, exact = (row["sides"].get(name) for name in ("usual", precision, "fp32"))
+    share = f'{ours["share_of_peak"]:.0%}' if ours["operations"] and row["case"]["task"] != "relevancy" else ""
+    return [row["row"], f'{usual["median"]:.2f} s', f'{ours["median"]:.2f} s', f'{ours["times_faster"]:.1f}',
+            f'{exact["times_faster"]:.1f}' if exact else "", share,
+            f'{usual["peak_bytes"] / 2**30:.1f}', f'{ours["peak_bytes"] / 2**30:.1f}']
+
+
+def show(rows: List[Dict[str, Any]], precision: str) -> str:
+    headers = ["what", "usual", f"ours, {precision}", "times faster", "times faster, fp32", "share of peak",
+               "usual, GiB", "ours, GiB"]
+    return tabulate([line(row, precision) for row in rows], headers, tablefmt="github", disable_numparse=True)
+
+
+def machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def main() -> Optional[int]:
+    args = parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda, but torch sees no GPU here; leave the flag out to measure the CPU")
+    if args.scaling:
+        from .scaling import draw
+
+        return draw(args.scaling, args.device, args.threads, args.quick)
+    precision = resolve_precision(args.precision, args.device)
+    chosen = [case for case in (QUICK if args.quick else cases(most_classes(args.device))) if args.only in str(case)]
+    if not chosen:
+        raise UserError(f'no row has "{args.only}" in its name')
+    if importlib.util.find_spec("analysis") is None:
+        chosen = [case for case in chosen if case.task != "relevancy"]
+    print(f"{machine(args.device)}; torch {torch.__version__}; ViT-B/16, random weights")
+    rows = []
+    for case in chosen:
+        rows.append(measure(case, precision, args))
+        print("; ".join(line(rows[-1], precision)), flush=True)
+    sizes = file_sizes()
+    peaks = {name: max(row["sides"][name]["machine_peak_per_second"] for row in rows) for name in (precision, "usual")}
+    print(f"\n{show(rows, precision)}\n")
+    print(f"Machine's peak, products of {MATMUL} x {MATMUL} matrices: {peaks[precision] / 1e9:.0f} GFLOP/s in {precision}, "
+          f'{peaks["usual"] / 1e9:.0f} in float32')
+    print(f'Checkpoint of BiasTuning: {sizes["ours"] / 1000:.1f} KB; whole CLIP (half precision): {sizes["usual"] / 1e6:.0f} MB')
+    if args.json:
+        about = {"machine": machine(args.device), "torch": torch.__version__, "precision": precision,
+                 "peaks_per_second": peaks, "checkpoint_bytes": sizes}
+        with writing(args.json) as file:
+            json.dump({**about, "rows": rows}, file, indent=1)
+    return None
+
+
+if __name__ == "__main__":
+    cli(main)

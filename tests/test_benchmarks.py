@@ -1,0 +1,125 @@
+"""Both sides of the benchmark compute the same; what it prints is what it measured."""
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks import cases, measure
+from benchmarks.cases import Case
+from benchmarks.usual import usual_relevancy
+from conftest import ROOT
+
+SMALL = dict(embed_dim=32, image_resolution=32, vision_layers=3, vision_width=128, vision_patch_size=8,
+             context_length=77, vocab_size=49408, transformer_width=128, transformer_heads=2, transformer_layers=3)
+
+
+@pytest.mark.parametrize("method", ["BiasTuning", "IVLP"])
+def test_both_sides_compute_the_same_loss_and_gradients(method):
+    case = Case("train", method, 7, 5, 5)
+    usual = cases.usual_model(case, cases.random_clip(SMALL), "cpu")
+    ours = cases.our_model(case, cases.random_clip(SMALL), "fp32", "cpu").train()
+    image, label = cases.images_and_labels(case, 32, "cpu")
+    expected, loss = F.cross_entropy(usual(image), label), ours(image, label)
+    expected.backward(), loss.backward()
+    torch.testing.assert_close(loss, expected)
+    for parameter, plain in zip(ours.learner.parameters(), (usual.vision, usual.text)):
+        assert plain.grad.abs().max() > 0
+        torch.testing.assert_close(parameter.grad, plain.grad, rtol=1e-3, atol=1e-3 * float(plain.grad.abs().max()))
+
+
+@pytest.mark.parametrize("task", ["train", "evaluate"])
+@pytest.mark.parametrize("method", ["BiasTuning", "IVLP"])
+def test_both_sides_do_the_same_work_again_and_again(task, method):
+    case = Case(task, method, 6, 5, 2 if task == "evaluate" else 5)
+    sides = [cases.prepare(case, side, "cpu", SMALL) for side in ("usual", "fp32")]
+    for _ in range(3):  # steps change what is learned
+        usual, ours = (side() for side in sides)
+        torch.testing.assert_close(ours, usual, rtol=1e-4, atol=1e-4)
+
+
+def test_usual_relevancy_is_ours():
+    case = Case("relevancy", "ZeroshotCLIP", 3, 4, 4)
+    clip_model = cases.random_clip(SMALL)
+    model = cases.our_model(case, clip_model, "fp32", "cpu").eval()
+    image, label = cases.images_and_labels(case, 32, "cpu")
+    from analysis.relevancy import relevancy
+
+    patches, words = relevancy(model, image, label)
+    expected_patches, expected_words = usual_relevancy(clip_model, image, model.text.tokens[label])
+    torch.testing.assert_close(patches, expected_patches, rtol=1e-3, atol=1e-5)
+    for row, expected, tokens in zip(words, expected_words, model.text.tokens[label]):
+        eos = int(tokens.argmax())
+        torch.testing.assert_close(row[:eos], expected[:eos], rtol=1e-3, atol=1e-5)
+
+
+def test_operations_are_those_of_the_products():
+    a = torch.randn(8, 16)
+    assert measure.operations(lambda: a @ a.t()) in (0.0, 2 * 8 * 16 * 8)
+
+
+def test_what_is_learned_is_a_small_file():
+    sizes = cases.file_sizes(SMALL)
+    assert sizes["ours"] < 3 * (128 + 128) * 4 + 4000 < sizes["usual"]
+
+
+def test_both_sides_have_each_their_process(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    side = measure.Side(None, "float32", "cpu", 1)
+    measure.in_turn({"peak": side}, budget=0)
+    assert len(side.seconds) == 1 and side.median() > 0 and side.ask("memory") > 2**20
+    side.close()
+    with pytest.raises(RuntimeError, match="died"):
+        measure.Side(None, "float13", "cpu", 1)
+
+
+def run(*words):
+    return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_row_that_does_not_exist_is_one_line():
+    done = run("--only", "ResNet")
+    assert done.returncode == 1 and done.stderr.strip() == 'error: no row has "ResNet" in its name'
+
+
+class SmallSide:
+    """A `Side` in this process, of the small CLIP."""
+
+    def __init__(self, case, name, device, threads):
+        self.work = cases.prepare(case, name, device, SMALL) if case else measure.matmul(getattr(torch, name), device)
+        self.operations = measure.operations(self.work)
+        self.seconds = []
+
+    run, median = measure.Side.run, measure.Side.median
+
+    def close(self):
+        pass
+
+
+def test_the_table_and_its_json(tmp_path, monkeypatch, capsys):
+    from benchmarks import __main__ as command
+
+    def ask(self, what):
+        if what == "run":
+            self.work()
+            return 0.5 if self.work in usual else 0.25
+        return measure.peak_bytes("cpu")
+
+    path, usual = tmp_path / "figures.json", []
+    monkeypatch.setattr(SmallSide, "ask", ask, raising=False)
+    monkeypatch.setattr(command, "Side", lambda case, name, *rest: (
+        side := SmallSide(case, name, *rest), usual.append(side.work) if name == "usual" else None)[0])
+    monkeypatch.setattr(measure, "MATMUL", 64)
+    monkeypatch.setattr(command, "file_sizes", lambda: cases.file_sizes(SMALL))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--only", "IVLP", "--seconds", "0", "--precision", "bf16",
+                                      "--json", str(path)])
+    command.main()
+    printed = capsys.readouterr().out
+    assert "| IVLP training step, 10 classes, batch 8 | 0.50 s  | 0.25 s       | 2.0 " in printed
+    assert "Checkpoint of BiasTuning" in printed
+    row, = json.loads(path.read_text())["rows"]
+    assert set(row["sides"]) == {"usual", "bf16", "fp32"}
+    for name, side in row["sides"].items():
+        assert side["median"] == (0.5 if name == "usual" else 0.25) and side["peak_bytes"] > 2**20
