@@ -1,5 +1,4 @@
 """Both sides of the benchmark compute the same; what it prints is what it measured."""
-import json
 import subprocess
 import sys
 
@@ -82,44 +81,3 @@ def run(*words):
 def test_a_row_that_does_not_exist_is_one_line():
     done = run("--only", "ResNet")
     assert done.returncode == 1 and done.stderr.strip() == 'error: no row has "ResNet" in its name'
-
-
-class SmallSide:
-    """A `Side` in this process, of the small CLIP."""
-
-    def __init__(self, case, name, device, threads):
-        self.work = cases.prepare(case, name, device, SMALL) if case else measure.matmul(getattr(torch, name), device)
-        self.operations = measure.operations(self.work)
-        self.seconds = []
-
-    run, median = measure.Side.run, measure.Side.median
-
-    def close(self):
-        pass
-
-
-def test_the_table_and_its_json(tmp_path, monkeypatch, capsys):
-    from benchmarks import __main__ as command
-
-    def ask(self, what):
-        if what == "run":
-            self.work()
-            return 0.5 if self.work in usual else 0.25
-        return measure.peak_bytes("cpu")
-
-    path, usual = tmp_path / "figures.json", []
-    monkeypatch.setattr(SmallSide, "ask", ask, raising=False)
-    monkeypatch.setattr(command, "Side", lambda case, name, *rest: (
-        side := SmallSide(case, name, *rest), usual.append(side.work) if name == "usual" else None)[0])
-    monkeypatch.setattr(measure, "MATMUL", 64)
-    monkeypatch.setattr(command, "file_sizes", lambda: cases.file_sizes(SMALL))
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--only", "IVLP", "--seconds", "0", "--precision", "bf16",
-                                      "--json", str(path)])
-    command.main()
-    printed = capsys.readouterr().out
-    assert "| IVLP training step, 10 classes, batch 8 | 0.50 s  | 0.25 s       | 2.0 " in printed
-    assert "Checkpoint of BiasTuning" in printed
-    row, = json.loads(path.read_text())["rows"]
-    assert set(row["sides"]) == {"usual", "bf16", "fp32"}
-    for name, side in row["sides"].items():
-        assert side["median"] == (0.5 if name == "usual" else 0.25) and side["peak_bytes"] > 2**20
