@@ -1,0 +1,88 @@
+"""`python -m analysis curves shots` (depth, prompts): accuracy over them, from runs that `scripts/` or `table` have made."""
+import argparse
+import math
+import os
+from typing import Dict, List, Tuple
+
+import numpy as np
+
+from trainers.errors import UserError
+
+from .experiments import BLOCKS, DATASETS, Run, Setting, bias, plain, prompts
+from .results import draw, mean_std, read_results, spread
+
+SHOTS = (1, 2, 4, 8, 16)
+NUMBERS = (2, 4, 6, 8, 20, 40, 100)
+
+# over what -> (label of the x axis, curve -> x -> (setting, shots))
+Points = Dict[float, Tuple[Setting, int]]
+
+
+def curves(over: str, shots: int) -> Tuple[str, Dict[str, Points]]:
+    """The label of the x axis, and for each curve its settings along x."""
+    if over == "shots":
+        methods = {"PROMPT": prompts(1), "BIAS": bias(), "OPTIMAL": prompts(10)}
+        return "images per class", {name: {n: (setting, n) for n in SHOTS} for name, setting in methods.items()}
+    if over == "depth":
+        return "prompt depth (blocks)", {"4+4 prompts": {n: (prompts(4, n), shots) for n in range(1, BLOCKS + 1)}}
+    return "prompts in both branches", {"prompts in all blocks": {n: (prompts(n // 2), shots) for n in NUMBERS}}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("over", choices=("shots", "depth", "prompts"))
+    parser.add_argument("--datasets", nargs="+", required=True, choices=DATASETS, metavar="NAME", help="one panel each")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
+    parser.add_argument("--shots", type=int, default=16, metavar="N", help="images per class (default: 16)")
+    parser.add_argument("--output", default="output", metavar="DIR", help="where the runs are; figures go to its curves/")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Points with an unfinished seed are left out.
+
+    Raises:
+        UserError: nothing is finished.
+    """
+    from . import figures
+
+    label, all_curves = curves(args.over, args.shots)
+    figure, axes = figures.subplots(math.ceil(len(args.datasets) / 3), min(len(args.datasets), 3))
+    numbers: Dict[str, np.ndarray] = {}
+    rows: List[List[str]] = []
+    for dataset, panel in zip(args.datasets, axes.flat):
+        for index, (name, points) in enumerate(all_curves.items(), 1):
+            found = {x: accuracies(dataset, *point, args) for x, point in points.items()}
+            found = {x: values for x, values in found.items() if values}
+            if not found:
+                continue
+            mean, std = np.array([mean_std(values) for values in found.values()]).T
+            panel.errorbar(list(found), mean, std, label=name, capsize=2, **figures.look(index))
+            numbers[f"{dataset} {name}"] = np.stack([list(found), mean, std], axis=1)
+            rows += [[DATASETS[dataset][0], name, str(x), spread(values)] for x, values in found.items()]
+        zero_shot = accuracies(dataset, plain(), args.shots, args)
+        if zero_shot:
+            panel.axhline(zero_shot[0], label="zero-shot", color=figures.look(0)["color"])
+        if args.over != "depth":
+            panel.set_xscale("log", base=2)
+        ticks = list(next(iter(all_curves.values())))
+        panel.set_xticks(ticks, [str(x) for x in ticks])
+        panel.minorticks_off()
+        panel.set(title=DATASETS[dataset][0], xlabel=label, ylabel="accuracy (%)")
+        panel.legend()
+    if not rows:
+        raise UserError(f"{args.output} holds no finished run for this; make them with scripts/*/few_shots.sh or "
+                        "`python -m analysis table`")
+    for panel in list(axes.flat)[len(args.datasets):]:
+        panel.set_axis_off()
+    name = f"curves-{args.over}"
+    result = figures.Result("Mean over seeds; bars are their standard deviation.", [], {name: figure}, numbers)
+    print(draw(["dataset", "method", label, "accuracy %"], rows))
+    print("written:", *figures.save(result, os.path.join(args.output, "curves"), name), sep="\n  ")
+
+
+def accuracies(dataset: str, setting: Setting, shots: int, args: argparse.Namespace) -> List[float]:
+    """Of all seeds, or [] where one is not finished."""
+    seeds = args.seeds if setting.learns else [1]
+    folders = [Run(setting, dataset, seed, shots, "", args.output).folder for seed in seeds]
+    if not all(os.path.exists(os.path.join(folder, "results.json")) for folder in folders):
+        return []
+    return [read_results(folder)["accuracy"] for folder in folders]
