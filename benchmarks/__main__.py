@@ -21,7 +21,7 @@ from .cases import Case, file_sizes
 from .measure import MATMUL, Side, in_turn
 
 LARGEST = 1000  # classes
-USUAL_BYTES_PER_CLASS = 34e6  # of a training step, as measured: what 12 blocks of 77 positions keep for backward
+USUAL_BYTES_PER_CLASS = 34e6  # of a training step, a rough estimate: what 12 blocks of 77 positions keep for backward
 QUICK = [
     Case("train", "BiasTuning", 10, 8, 8),
     Case("train", "IVLP", 10, 8, 8),
@@ -41,7 +41,7 @@ def cases(largest: int) -> List[Case]:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small rows only, in under three minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="small rows only")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: its own choice)")
     parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of our side, beside float32")
