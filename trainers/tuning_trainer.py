@@ -189,13 +189,14 @@ class TuningTrainer(TrainerX):
         """
         if split is None:
             run_files.write_config(self.cfg, self.output_dir)
-        started = time.time()
+        started, trained = time.time(), self.seconds_trained()
         accuracy = super().test(split)
         if split is None:
-            run_files.write_results(self.results(accuracy, time.time() - started), self.output_dir)
+            seconds = {"train": round(trained, 2), "test": round(time.time() - started, 2)}
+            run_files.write_results(self.results(accuracy, seconds), self.output_dir)
         return accuracy
 
-    def results(self, accuracy: float, seconds_of_test: float) -> Dict[str, Any]:
+    def results(self, accuracy: float, seconds: Dict[str, float]) -> Dict[str, Any]:
         """All that `results.json` holds."""
         cfg = self.cfg
         true, predicted = np.array(self.evaluator._y_true), np.array(self.evaluator._y_pred)
@@ -221,7 +222,7 @@ class TuningTrainer(TrainerX):
             "template": self.model.template,
             "shots": cfg.DATASET.NUM_SHOTS,
             "seed": cfg.SEED,
-            "seconds": {"train": round(self.seconds_trained(), 2), "test": round(seconds_of_test, 2)},
+            "seconds": seconds,
             # What could make another machine give another last digit.
             "machine": {
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
