@@ -22,7 +22,7 @@ def test_weights_files_give_the_clip_they_hold(random_clip, tmp_path):
 
 def test_an_archive_with_code_that_is_not_openais_is_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "evil.pt"))
-    with pytest.raises(UserError, match="cannot be read safely|read safely"):
+    with pytest.raises(UserError, match="read safely"):
         clip_models.load_clip(str(tmp_path / "evil.pt"))
 
 

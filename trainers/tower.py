@@ -94,7 +94,7 @@ def causal_mask(n: int, like: Tensor) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v over the last two axes.
 
-    Torch's fused kernel keeps no weights for backward; but on a CPU in bfloat16 its backward takes four times as long as the
+    Torch's fused kernel keeps no weights for backward; but on a CPU in bfloat16 its backward was seen to be slower than the
     products written out, which are also the way of torch before 2.0.
     """
     slow = q.requires_grad and q.dtype == torch.bfloat16 and not q.is_cuda
