@@ -70,7 +70,7 @@ def make_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[List[str]] = None) -> Optional[int]:
     argv = sys.argv[1:] if argv is None else argv
     commands = {**FIGURES, **OTHERS}
     width = max(map(len, commands)) + 2
@@ -86,14 +86,14 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     args = make_parser(name).parse_args(argv[1:])
     if name in OTHERS:
-        command_module(name).main(args)
-        return
+        return command_module(name).main(args)
     from . import figures
 
     result = command_module(name).run(load_study(args), args)
     for what, value in result.headlines:
         print(f"{what}: {value:.4g}")
     print("written:", *figures.save(result, args.output, name), sep="\n  ")
+    return None
 
 
 if __name__ == "__main__":

@@ -169,14 +169,19 @@ class Run:
         """
         return read_results(self.folder) if os.path.isdir(self.folder) and finished(self.config(), self.folder) else None
 
-    def perform(self) -> Results:
+    def perform(self, threads: Optional[int] = None) -> Results:
         """Run it, or go on with it, and return what it came to.
+
+        Args:
+            threads: of the CPU; None leaves torch its choice.
 
         Raises:
             Diverged: the loss was not finite.
             UserError: anything else went wrong.
         """
-        done = subprocess.run([sys.executable, "train.py", *self.words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
+        done = subprocess.run([sys.executable, "train.py", *self.words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              text=True, env=environment)
         if done.returncode == 0:
             return read_results(self.folder)
         message = (done.stderr.strip() or f"error: stopped with status {done.returncode}").splitlines()[-1]

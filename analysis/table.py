@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -171,8 +172,8 @@ def as_markdown(number: int, cells: Cells, seeds: Sequence[int], shots: int) -> 
     return "\n".join(lines) + "\n"
 
 
-def measure(runs: Dict[Tuple[str, str], List[Run]], done: Dict[Run, Results]) -> Tuple[Set[Run], List[str]]:
-    """Perform what is not in `done`, and enter it there.
+def measure(runs: Dict[Tuple[str, str], List[Run]], done: Dict[Run, Results], jobs: int) -> Tuple[Set[Run], List[str]]:
+    """Perform what is not in `done`, `jobs` at a time, and enter it there.
 
     A training that fails leaves the others to go on; any other error leaves out the rest of its dataset.
 
@@ -181,21 +182,33 @@ def measure(runs: Dict[Tuple[str, str], List[Run]], done: Dict[Run, Results]) ->
     """
     failed: Set[Run] = set()
     troubles: List[str] = []
-    spoilt = set()
-    todo = missing(runs, done)
-    with tqdm(todo, unit="run", dynamic_ncols=True) as bar:
-        for run in bar:
-            if run.dataset in spoilt:
-                continue
-            bar.set_description(run.folder)
+    spoilt: Set[str] = set()
+    # Side by side, programs that each want all cores are far slower than one after the other.
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+
+    def perform(run: Run) -> str:
+        if run.dataset not in spoilt:
             try:
-                done[run] = run.perform()
+                done[run] = run.perform(threads)
             except Diverged as error:
                 failed.add(run)
                 troubles.append(f"{FAILED} {error}")
             except UserError as error:
+                if run.dataset not in spoilt:
+                    troubles.append(f"{run.dataset} is left out: {error}")
                 spoilt.add(run.dataset)
-                troubles.append(f"{run.dataset} is left out: {error}")
+        return run.folder
+
+    todo = missing(runs, done)
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run", dynamic_ncols=True) as bar:
+        futures = [pool.submit(perform, run) for run in todo]
+        try:
+            for future in as_completed(futures):
+                bar.set_description(future.result())
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return failed, troubles
 
 
@@ -213,6 +226,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="data", metavar="DIR", help="folder of the datasets (default: data)")
     parser.add_argument("--output", default="output", metavar="DIR", help="where the runs are; the table goes to its tables/")
     parser.add_argument("--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options for every run")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, on so many parts of the CPU's cores; "
+                        "several are faster together where the model is small (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands, about how long they take, and "
                         "the table of what there is")
 
@@ -238,6 +253,8 @@ def main(args: argparse.Namespace) -> int:
     """
     if len(args.extra) % 2:
         raise UserError(f"options come as KEY VALUE pairs, but there are {len(args.extra)} words: {' '.join(args.extra)}")
+    if args.jobs < 1:
+        raise UserError(f"--jobs is {args.jobs}, but at least one run has to go on at a time")
     number = args.number
     eleven = [name for name in DATASETS if name != EMBEDDED]
     datasets = chosen(args.datasets, list(DATASETS), eleven, "dataset in the tables")
@@ -258,7 +275,7 @@ def main(args: argparse.Namespace) -> int:
         if args.dry_run:
             print(*(run.command for run in todo), sep="\n")
         else:
-            failed, troubles = measure(runs, done)
+            failed, troubles = measure(runs, done, args.jobs)
 
     look_up = published(number)
     cells: Cells = {dataset: {} for dataset in datasets}

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from tabulate import tabulate
+from tqdm import tqdm
 
 import promptbias  # noqa: F401 (provides Dassl)
 from trainers.errors import UserError, cli
@@ -18,7 +19,7 @@ from trainers.files import writing
 from trainers.tuned_clip import DTYPES, resolve_precision
 
 from .cases import Case, file_sizes
-from .measure import MATMUL, Side, in_turn
+from .measure import Side, in_turn
 
 LARGEST = 1000  # classes
 USUAL_BYTES_PER_CLASS = 34e6  # of a training step, a rough estimate: what 12 blocks of 77 positions keep for backward
@@ -63,39 +64,34 @@ def most_classes(device: str) -> int:
     return max(10, min(LARGEST, int((0.8 * free - 3e9) / USUAL_BYTES_PER_CLASS) // 10 * 10))
 
 
-def measure(case: Case, precision: str, args: argparse.Namespace) -> Dict[str, Any]:
+def measure(case: Case, precision: str, peaks: Dict[str, Side], args: argparse.Namespace) -> Dict[str, Any]:
     """One row: the usual side, ours, ours in float32, and the machine's matrix products, in turn."""
-    names = dict.fromkeys(["usual", precision, "fp32"])
-    if case.task == "relevancy":
-        names = ["usual", precision]
-    dtype = str(DTYPES[precision]).split(".")[-1]
+    names = ["usual", precision] if case.task == "relevancy" else dict.fromkeys(["usual", precision, "fp32"])
     sides = {name: Side(case, name, args.device, args.threads) for name in names}
-    peaks = {name: Side(None, name, args.device, args.threads) for name in dict.fromkeys([dtype, "float32"])}
     try:
-        in_turn({**sides, **{f"peak {name}": side for name, side in peaks.items()}}, args.seconds)
-        usual = sides["usual"]
-        row: Dict[str, Any] = {"row": str(case), "case": case._asdict(), "sides": {}}
+        in_turn([*sides.values(), *peaks.values()], args.seconds)
+        usual, row = sides["usual"], {"row": str(case), "case": case._asdict(), "sides": {}}
+        memory = {name: side.ask("memory") for name, side in sides.items()}
+        operations = sides[precision].ask("count")  # the same in every precision
         for name, side in sides.items():
-            peak = peaks["float32" if name in ("usual", "fp32") else dtype]
-            per_second = peak.operations / min(peak.seconds)
+            peak = 1 / min(peaks["fp32" if name == "usual" else name].seconds)
             row["sides"][name] = {
                 "seconds": side.seconds,
                 "median": side.median(),
                 "times_faster": usual.median() / side.median(),
-                "peak_bytes": side.ask("memory"),
-                "operations": side.operations,
-                "machine_peak_per_second": per_second,
-                "share_of_peak": side.operations / side.median() / per_second,
+                "peak_bytes": memory[name],
             }
+            if name != "usual" and case.task != "relevancy":
+                row["sides"][name].update(operations=operations, share_of_peak=operations / side.median() / peak)
     finally:
-        for side in (*sides.values(), *peaks.values()):
+        for side in sides.values():
             side.close()
     return row
 
 
 def line(row: Dict[str, Any], precision: str) -> List[str]:
     usual, ours, exact = (row["sides"].get(name) for name in ("usual", precision, "fp32"))
-    share = f'{ours["share_of_peak"]:.0%}' if ours["operations"] and row["case"]["task"] != "relevancy" else ""
+    share = f'{ours["share_of_peak"]:.0%}' if ours.get("operations") else ""
     return [row["row"], f'{usual["median"]:.2f} s', f'{ours["median"]:.2f} s', f'{ours["times_faster"]:.1f}',
             f'{exact["times_faster"]:.1f}' if exact else "", share,
             f'{usual["peak_bytes"] / 2**30:.1f}', f'{ours["peak_bytes"] / 2**30:.1f}']
@@ -131,18 +127,24 @@ def main() -> Optional[int]:
         chosen = [case for case in chosen if case.task != "relevancy"]
     print(f"{machine(args.device)}; torch {torch.__version__}; ViT-B/16, random weights")
     rows = []
-    for case in chosen:
-        rows.append(measure(case, precision, args))
-        print("; ".join(line(rows[-1], precision)), flush=True)
+    peaks = {name: Side(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
+             for name in dict.fromkeys([precision, "fp32"])}
+    try:
+        for case in tqdm(chosen, unit="row", dynamic_ncols=True):
+            rows.append(measure(case, precision, peaks, args))
+            tqdm.write("; ".join(line(rows[-1], precision)))
+    finally:
+        for side in peaks.values():
+            side.close()
     sizes = file_sizes()
-    peaks = {name: max(row["sides"][name]["machine_peak_per_second"] for row in rows) for name in (precision, "usual")}
+    per_second = {name: 1 / min(side.seconds) for name, side in peaks.items()}
     print(f"\n{show(rows, precision)}\n")
-    print(f"Machine's peak, products of {MATMUL} x {MATMUL} matrices: {peaks[precision] / 1e9:.0f} GFLOP/s in {precision}, "
-          f'{peaks["usual"] / 1e9:.0f} in float32')
+    print(f"Fastest matrix product of this machine: {per_second[precision] / 1e9:.0f} GFLOP/s in {precision}, "
+          f'{per_second["fp32"] / 1e9:.0f} in fp32')
     print(f'Checkpoint of BiasTuning: {sizes["ours"] / 1000:.1f} KB; whole CLIP (half precision): {sizes["usual"] / 1e6:.0f} MB')
     if args.json:
         about = {"machine": machine(args.device), "torch": torch.__version__, "precision": precision,
-                 "peaks_per_second": peaks, "checkpoint_bytes": sizes}
+                 "peaks_per_second": per_second, "checkpoint_bytes": sizes}
         with writing(args.json) as file:
             json.dump({**about, "rows": rows}, file, indent=1)
     return None

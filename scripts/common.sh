@@ -2,6 +2,7 @@
 #
 #   DATA    folder of the datasets        (default: data)
 #   SEEDS   seeds to run                  (default: 1 2 3)
+#   SHOTS   of few_shots.sh               (default: 1 2 4 8 16)
 #   OUTPUT  where the runs go             (default: output)
 #
 # Everywhere, CFG names a file of configs/trainers/$TRAINER/ and may be left out, and KEY VALUE pairs change what it says.
@@ -97,11 +98,11 @@ few_shot() {
     "$PYTHON" -m analysis results "$runs" --zero-shot "$zeroshot" --seeds $SEEDS
 }
 
-# few_shots DATASET [CFG] [KEY VALUE ...]: few_shot with 1, 2, 4, 8 and 16 shots, then the accuracy over shots.
+# few_shots DATASET [CFG] [KEY VALUE ...]: few_shot with each number of $SHOTS, then the accuracy over shots.
 few_shots() {
     [ $# -ge 1 ] || fail "usage: bash $0 DATASET [CFG] [KEY VALUE ...]"
     local dataset=$1 shots
-    for shots in 1 2 4 8 16; do
+    for shots in ${SHOTS:-1 2 4 8 16}; do
         echo "$shots shots"
         few_shot "$dataset" "$shots" "${@:2}"
     done

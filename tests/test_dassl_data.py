@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dassl.config import get_cfg_default
-from dassl.data import DataManager, DatasetWrapper
+from dassl.data import DataManager, DatasetWrapper, data_manager
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.data.samplers import build_sampler
@@ -217,6 +217,29 @@ def test_a_last_short_batch_is_left_out_only_if_there_is_a_full_one(items, count
     assert len(train) == (count // size if count >= size else 1)
     test = build_data_loader(cfg, "SequentialSampler", items[:count], size, is_train=False)
     assert len(test) == -(-count // size)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_images_are_decoded_once(cfg, items, tmp_path, workers):
+    data = []
+    for i in range(3):
+        path = tmp_path / f"{i}.png"
+        Image.open(items[i].impath).save(path)
+        data.append(Datum(str(path), i))
+    cfg.DATALOADER.NUM_WORKERS = workers
+    loader = build_data_loader(cfg, "SequentialSampler", data, 3, tfm=build_transform(cfg, is_train=False))
+    first = next(iter(loader))["img"]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert torch.equal(next(iter(loader))["img"], first)
+
+
+def test_no_more_is_kept_than_there_is_room_for(cfg, items, monkeypatch):
+    monkeypatch.setattr(data_manager, "KEPT_BYTES", 2 * 4 * 40 * 28 + 100)
+    loader = build_data_loader(cfg, "SequentialSampler", items, 4, tfm=build_transform(cfg, is_train=False))
+    labels = torch.cat([batch["label"] for batch in loader])
+    assert labels.tolist() == [item.label for item in items[:8]]
+    assert list(loader.dataset.kept) == paths(items[:2])
 
 
 def test_what_a_batch_holds(cfg, items):

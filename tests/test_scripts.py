@@ -1,37 +1,31 @@
-"""The scripts, as a user starts them, on a miniature EuroSAT in CoOp's layout on disk."""
+"""The scripts, as a user starts them, on miniature datasets in CoOp's layout on disk."""
 import json
 import os
+import statistics
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from conftest import ROOT
-
-CLASSES = ["AnnualCrop", "Forest", "SeaLake"]
+from miniatures import MINIATURES
 
 
 @pytest.fixture(scope="module")
-def eurosat(tmp_path_factory):
-    """$DATA with eurosat/2750/<Class>/*.jpg, and no split file."""
-    data = tmp_path_factory.mktemp("data")
-    random = np.random.RandomState(0)
-    for name in CLASSES:
-        folder = data / "eurosat" / "2750" / name
-        folder.mkdir(parents=True)
-        for i in range(10):
-            Image.fromarray(random.randint(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"{name}_{i + 1}.jpg")
-    return data
+def data(tmp_path_factory):
+    """$DATA without split files."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("eurosat", "dtd", "caltech101", "imagenet", "imagenet_a", "imagenetv2"):
+        MINIATURES[name][1](folder)
+    return folder
 
 
 @pytest.fixture
-def bash(tmp_path, eurosat):
+def bash(tmp_path, data):
     """bash(script, *words): run it with DATA, OUTPUT and one seed; returns the finished process."""
 
     def run(script, *words, **variables):
-        environment = {**os.environ, "DATA": str(eurosat), "OUTPUT": str(tmp_path / "output"), "SEEDS": "1",
+        environment = {**os.environ, "DATA": str(data), "OUTPUT": str(tmp_path / "output"), "SEEDS": "1",
                        "PYTHON": sys.executable, "HOME": str(tmp_path), **variables}
         return subprocess.run(["bash", os.path.join(ROOT, script), *words], cwd=tmp_path, capture_output=True, text=True,
                               env=environment)
@@ -51,7 +45,7 @@ def options(weights):
     ("scripts/bias/main.sh", "BiasTuning/vit_b16_1shots"),
     ("scripts/ivlp/main.sh", "IVLP/vit_b16_prompt_1shots"),
 ])
-def test_few_shot_on_eurosat(bash, eurosat, weights_file, tmp_path, script, runs):
+def test_few_shot_on_eurosat(bash, data, weights_file, tmp_path, script, runs):
     done = bash(script, "eurosat", "1", *options(weights_file))
     assert done.returncode == 0, done.stderr
     assert "zero-shot" in done.stdout and "mean" in done.stdout
@@ -60,7 +54,72 @@ def test_few_shot_on_eurosat(bash, eurosat, weights_file, tmp_path, script, runs
     assert results["counts"]["train"] == 3 and set(results["per_class"]) == {"Annual Crop Land", "Forest", "Sea or Lake"}
     zero_shot = json.loads((folder / "ZeroshotCLIP" / "vit_b16" / "results.json").read_text())
     assert zero_shot["template"] == "a centered satellite photo of {}."
-    assert (eurosat / "eurosat" / "split_zhou_EuroSAT.json").exists()
+    assert (data / "eurosat" / "split_zhou_EuroSAT.json").exists()
+
+
+def results(tmp_path, dataset, *folders):
+    """results.json of a run."""
+    return json.loads(tmp_path.joinpath("output", dataset, *folders, "results.json").read_text())
+
+
+def numbers(line):
+    """The numbers at the end of a table's line."""
+    return [float(word) for word in line.split() if word.replace(".", "").isdigit()]
+
+
+@pytest.mark.slow
+def test_few_shots(bash, tmp_path, weights_file):
+    done = bash("scripts/bias/few_shots.sh", "eurosat", *options(weights_file), SHOTS="1 2")
+    assert done.returncode == 0, done.stderr
+    found = {shots: results(tmp_path, "eurosat", "BiasTuning", f"vit_b16_{shots}shots", "seed1") for shots in (1, 2)}
+    assert [found[shots]["counts"]["train"] for shots in (1, 2)] == [3, 6]
+    curve = [line for line in done.stdout.splitlines() if line.startswith("EuroSAT")]
+    assert [numbers(line) for line in curve] == [
+        [shots, pytest.approx(found[shots]["accuracy"], abs=0.05)] for shots in (1, 2)]
+    assert (tmp_path / "output" / "curves" / "curves-shots.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_base_to_new(bash, tmp_path, weights_file):
+    done = bash("scripts/ivlp/base2new.sh", "eurosat", "1", *options(weights_file))
+    assert done.returncode == 0, done.stderr
+    runs = "IVLP/vit_b16_prompt_1shots"
+    base, new = (results(tmp_path, "eurosat", f"{runs}_{part}", "seed1") for part in ("base", "new"))
+    assert set(base["per_class"]) == {"Annual Crop Land", "Forest"} and set(new["per_class"]) == {"Sea or Lake"}
+    last = next(line for line in done.stdout.splitlines() if line.startswith("mean"))
+    pair = [base["accuracy"], new["accuracy"]]
+    expected = statistics.harmonic_mean(pair) if all(pair) else 0
+    assert numbers(last) == pytest.approx([*pair, expected], abs=0.05)
+    assert not (tmp_path / "output" / "eurosat" / f"{runs}_new" / "seed1" / "tensorboard").exists()  # nothing was trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script, source, targets", [
+    ("scripts/bias/xd.sh", "eurosat", ["dtd", "caltech101"]),
+    ("scripts/ivlp/dg.sh", "imagenet", ["imagenetv2", "imagenet_a"]),
+])
+def test_transfer(bash, tmp_path, weights_file, script, source, targets):
+    done = bash(script, "1", *options(weights_file), SOURCE=source, TARGETS=" ".join(targets))
+    assert done.returncode == 0, done.stderr
+    trainer, cfg = ("BiasTuning", "vit_b16") if "bias" in script else ("IVLP", "vit_b16_prompt")
+    assert results(tmp_path, source, trainer, f"{cfg}_1shots", "seed1")["counts"]["train"] in (3, 4)
+    accuracies = []
+    for target in targets:
+        tested = results(tmp_path, target, trainer, f"{cfg}_1shots_from_{source}", "seed1")
+        assert tested["seconds"]["train"] == 0 and tested["dataset"] == MINIATURES[target][0]
+        accuracies.append(tested["accuracy"])
+    lines = done.stdout.splitlines()
+    shown = [numbers(next(line for line in lines if line.startswith(name)))[0] for name in (*targets, "average")]
+    assert shown == pytest.approx([*accuracies, statistics.mean(accuracies)], abs=0.05)
+
+
+def test_both_methods_have_the_same_scripts():
+    said = {}
+    for folder in ("bias", "ivlp"):
+        for name in sorted(os.listdir(os.path.join(ROOT, "scripts", folder))):
+            with open(os.path.join(ROOT, "scripts", folder, name)) as file:
+                said.setdefault(name, []).append([line for line in file if not line.startswith(("#", "TRAINER="))])
+    assert all(len(texts) == 2 and texts[0] == texts[1] for texts in said.values())
 
 
 @pytest.mark.slow

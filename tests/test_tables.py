@@ -1,12 +1,20 @@
 """The paper's tables: cells, published numbers, folders, and what is written."""
 import csv
 import io
+import json
 import math
+import os
+import statistics
+import subprocess
+import sys
 
 import pytest
 
 from analysis import experiments, table
+from analysis.__main__ import main
 from conftest import ROOT
+from miniatures import MINIATURES
+from trainers.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +58,73 @@ def test_csv_and_orientation():
         ["Prompts", "EuroSAT", "EuroSAT std", "EuroSAT published", "EuroSAT difference"],
         ["2", "61.0000", "1.0000", "60.5000", "0.5000"]]
     assert "$\\pm$" in table.as_latex(3, cells)
+
+
+@pytest.fixture
+def table_py(tmp_path, weights_file):
+    """table_py(*words): run `python -m analysis table` on a miniature EuroSAT with a CLIP of three blocks."""
+    MINIATURES["eurosat"][1](tmp_path / "data")
+    extra = ["MODEL.BACKBONE.NAME", weights_file, "INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", "0",
+             "TRAINER.BIASTUNING.DEPTH_VISION", "3", "TRAINER.BIASTUNING.DEPTH_TEXT", "3"]
+
+    def run(*words, options=("OPTIM.MAX_EPOCH", "1")):
+        return subprocess.run(
+            [sys.executable, "-m", "analysis", "table", *words, "--methods", "CLIP", "BIAS", "--seeds", "1", "2", "--shots", "1",
+             "--data", str(tmp_path / "data"), "--output", str(tmp_path / "output"), "--extra", *extra, *options],
+            cwd=ROOT, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_table_runs_what_is_missing_and_no_more(table_py, tmp_path):
+    done = table_py("1", "--datasets", "eurosat", "dtd", "--jobs", "2")
+    assert done.returncode == 1 and "dtd is left out: " in done.stdout  # its images are not there
+    runs = [tmp_path / "output" / "eurosat" / "BiasTuning" / "vit_b16_1shots" / f"seed{seed}" for seed in (1, 2)]
+    accuracies = [json.loads((run / "results.json").read_text())["accuracy"] for run in runs]
+    mean, std = statistics.mean(accuracies), statistics.pstdev(accuracies)
+    row = f"{mean:.1f} ± {std:.1f} [86.5, {mean - 86.5:+.1f}]"
+    assert row in done.stdout
+    stem = str(tmp_path / "output" / "tables" / "table1_eurosat_dtd")
+    with open(stem + ".md") as file:
+        assert row in file.read()
+    with open(stem + ".csv") as file:
+        line = next(line for line in csv.DictReader(file) if line["Dataset"] == "EuroSAT")
+    assert [float(line[key]) for key in ("BIAS", "BIAS std", "BIAS difference")] == pytest.approx(
+        [mean, std, mean - 86.5], abs=1e-4)
+    with open(stem + ".tex") as file:
+        assert f"{mean:.1f} $\\pm$ {std:.1f}" in file.read()
+
+    os.remove(runs[1] / "results.json")  # as if it had been stopped while it tested
+    before = (runs[0] / "log.txt").read_text()
+    done = table_py("1", "--datasets", "eurosat")
+    assert done.returncode == 0 and "2 runs are finished, 1 are not" in done.stdout and row in done.stdout
+    assert (runs[0] / "log.txt").read_text() == before
+    assert "Going on from" in (runs[1] / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_failed_training_is_a_dash(table_py, tmp_path):
+    done = table_py("1", "--datasets", "eurosat", options=["OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1e30"])
+    assert done.returncode == 0 and "– [86.5]" in done.stdout and "the loss is" in done.stdout
+    with open(tmp_path / "output" / "tables" / "table1_eurosat.csv") as file:
+        assert next(csv.DictReader(file))["BIAS"] == table.FAILED
+
+
+def test_a_dry_run_of_table_2_names_every_run(capsys, tmp_path):
+    assert not main(["table", "2", "--datasets", "digits", "--dry-run", "--output", str(tmp_path / "output")])
+    said = capsys.readouterr().out
+    commands = [line for line in said.splitlines() if line.startswith("python train.py")]
+    assert len(commands) == len(set(commands)) == 1 + 12 * 3
+    assert "PROMPT_DEPTH_VISION 5 TRAINER.IVLP.PROMPT_DEPTH_TEXT 5" in said and not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--datasets", "eurosatt"], 'did you mean "eurosat"?'),
+    (["--datasets", "digits", "--methods", "BIASS"], 'did you mean "BIAS"?'),
+    (["--datasets", "digits", "--jobs", "0"], "--jobs is 0"),
+    (["--datasets", "digits", "--extra", "OPTIM.LR"], "KEY VALUE pairs"),
+])
+def test_bad_words_end_in_one_sentence(words, said):
+    with pytest.raises(UserError, match=said.replace("?", "[?]")):
+        main(["table", "1", *words])

@@ -3,6 +3,8 @@ import difflib
 import sys
 from typing import Callable, Iterable, Optional
 
+from .startup import keep_freed_memory, put_off_unused
+
 
 class UserError(Exception):
     """Something the user can put right. The message says what is wrong and the way out, in one sentence."""
@@ -25,6 +27,8 @@ def cli(main: Callable[[], Optional[int]]) -> None:
 
     An OSError is such a thing too: a file that cannot be read, a full disk.
     """
+    put_off_unused()
+    keep_freed_memory()
     try:
         sys.exit(main())
     except (UserError, OSError) as error:

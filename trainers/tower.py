@@ -86,20 +86,23 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(-2, -3).flatten(-2)
 
 
-def causal_mask(n: int, like: Tensor) -> Tensor:
-    """Additive mask (n, n) with which a row attends to itself and to those before it."""
-    return like.new_full((n, n), -torch.inf).triu(1)
+def causal_mask(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Additive mask (rows, columns), the rows being the last of the columns: each attends to itself and to what is before it."""
+    return like.new_full((rows, columns), -torch.inf).triu(columns - rows + 1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v over the last two axes.
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """softmax(q kᵀ / √d) v over the last two axes; where `causal`, q are the last rows of the sequences that k and v are of.
 
-    Torch's fused kernel keeps no weights for backward; but on a CPU in bfloat16 its backward was seen to be slower than the
-    products written out, which are also the way of torch before 2.0.
+    Torch's fused kernel keeps no weights for backward. But on a CPU its backward in bfloat16 is slower than the products
+    written out, and so is all of it on many short sequences; and before 2.0 torch has none.
     """
     slow = q.requires_grad and q.dtype == torch.bfloat16 and not q.is_cuda
-    if slow or not hasattr(F, "scaled_dot_product_attention"):
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
+    if causal or slow or not hasattr(F, "scaled_dot_product_attention"):
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        if causal:
+            scores = scores + causal_mask(*scores.shape[-2:], scores)
+        return scores.softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -175,24 +178,14 @@ class Packed(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (H, T, d), or (H, K, d) where only EOS asks; k, v (H, T, d) -> as q."""
-        P, only_eos = self.prefix, q.shape[1] < k.shape[1]
-        q = q * q.shape[-1] ** -0.5
-        kp, vp = k[:, None, :P], v[:, None, :P]  # (H, 1, P, d)
-        gathered, asked, given = [], 0, P
-        if not only_eos:
-            scores = q[:, :P] @ k[:, :P].transpose(-1, -2)
-            gathered.append((scores + causal_mask(P, scores)).softmax(-1) @ v[:, :P])
-            asked = P
-        for count, n in self.groups:
-            m = 1 if only_eos else n
-            qg = q[:, asked:asked + count * m].unflatten(1, (count, m))  # (H, G, m, d)
-            kg, vg = (t[:, given:given + count * n].unflatten(1, (count, n)) for t in (k, v))  # (H, G, n, d)
-            own = qg @ kg.transpose(-1, -2)
-            if not only_eos:
-                own = own + causal_mask(n, own)
-            weights = torch.cat([qg @ kp.transpose(-1, -2), own], -1).softmax(-1)
-            gathered.append((weights[..., :P] @ vp + weights[..., P:] @ vg).flatten(1, 2))
-            asked, given = asked + count * m, given + count * n
+        sizes = [self.prefix, *(count * n for count, n in self.groups)]
+        asks = sizes if q.shape[1] == k.shape[1] else [0, *(count for count, _ in self.groups)]
+        (qp, *qs), (kp, *ks), (vp, *vs) = q.split(asks, 1), k.split(sizes, 1), v.split(sizes, 1)
+        gathered = [attention(qp, kp, vp, causal=True)]
+        for qg, kg, vg, (count, _) in zip(qs, ks, vs, self.groups):
+            qg, kg, vg = (t.unflatten(1, (count, -1)) for t in (qg, kg, vg))  # (H, count, 1 or n, d)
+            kg, vg = (torch.cat([t[:, None].expand(-1, count, -1, -1), own], 2) for t, own in ((kp, kg), (vp, vg)))
+            gathered.append(attention(qg, kg, vg, causal=True).flatten(1, 2))
         return torch.cat(gathered, 1)
 
     def read(self, x: Tensor) -> Tensor:
@@ -288,7 +281,7 @@ class TextTower(Tower):
         tokens = self.tokens if which is None else self.tokens[which]
         eos = tokens.argmax(-1)
         ids = tokens[:, :int(eos.max()) + 1]
-        mask = causal_mask(ids.shape[1], self.clip.positional_embedding)
+        mask = causal_mask(ids.shape[1], ids.shape[1], self.clip.positional_embedding)
         return self.encode(tuner, ids, torch.arange(ids.shape[1], device=ids.device), Dense(eos, mask))
 
     def encode(self, tuner: Tuner, ids: Tensor, positions: Tensor, layout: Union[Dense, Packed]) -> Tensor:

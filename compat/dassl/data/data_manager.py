@@ -1,14 +1,19 @@
 """Loaders for training, validation and testing."""
-from typing import Any, Callable, Dict, Optional, Sequence
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, takewhile
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence
 
 import torch
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms as T
+from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.utils import read_image
+from dassl.utils.tools import image_bytes
 
 from .datasets import build_dataset
 from .datasets.base_dataset import Datum
@@ -16,6 +21,8 @@ from .samplers import build_sampler
 from .transforms import INTERPOLATION_MODES, build_transform
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
+
+KEPT_BYTES = 2 * 2**30  # of decoded training images
 
 
 class DatasetWrapper(TorchDataset):
@@ -35,6 +42,7 @@ class DatasetWrapper(TorchDataset):
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
+        self.kept: Dict[str, Any] = {}
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
@@ -51,7 +59,7 @@ class DatasetWrapper(TorchDataset):
     def __getitem__(self, idx: int) -> Dict[str, Any]:
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        img0 = read_image(item.impath)
+        img0 = self.kept.get(item.impath) or read_image(item.impath)
         if self.transform is None:
             output["img"] = img0
         else:
@@ -62,9 +70,28 @@ class DatasetWrapper(TorchDataset):
             output["img0"] = self.to_tensor(img0)
         return output
 
+    def keep_decoded(self) -> None:
+        """Decode images, in the order of `data_source` and as many as KEPT_BYTES have room for, and keep them."""
+        paths = [item.impath for item in self.data_source]
+        room = sum(1 for _ in takewhile(lambda total: total <= KEPT_BYTES, accumulate(map(image_bytes, paths))))
+        with ThreadPoolExecutor() as pool:
+            images = pool.map(read_image, paths[:room])
+            self.kept = dict(zip(paths, tqdm(images, "decoding", room, unit="image", delay=2, leave=False, disable=None)))
+
     def _transform_image(self, tfm: Callable, img0: Any) -> Any:
         images = [tfm(img0) for _ in range(self.k_tfm)]
         return images[0] if self.k_tfm == 1 else images
+
+
+class TrainLoader(DataLoader):
+    """Decodes what fits into memory before the first epoch, so that later ones, and worker processes, find it decoded."""
+
+    def __iter__(self) -> Iterator[Dict[str, Any]]:
+        # A worker that is forked shares what is there already; one that is not would be sent a copy in every epoch.
+        shared = not self.num_workers or multiprocessing.get_start_method() == "fork"
+        if shared and not getattr(self.dataset, "kept", True):
+            self.dataset.keep_decoded()
+        return super().__iter__()
 
 
 def build_data_loader(
@@ -87,7 +114,7 @@ def build_data_loader(
     """
     if not data_source:
         raise ValueError(f"the {'training' if is_train else 'test'} set of {cfg.DATASET.NAME} has no image")
-    return DataLoader(
+    return (TrainLoader if is_train else DataLoader)(
         (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
