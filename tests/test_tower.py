@@ -168,6 +168,27 @@ def test_attention_written_out_is_the_fused_one(monkeypatch):
     torch.testing.assert_close(walk.attention(q, k, v), fused, **CLOSE)
 
 
+@pytest.mark.parametrize("tuner", [BlockBias(BLOCKS, WIDTH, std=0.3), DeepPrompts(BLOCKS, 2, WIDTH, at=1)])
+def test_many_texts_a_part_at_a_time(frozen, monkeypatch, tuner):
+    monkeypatch.setattr(walk, "TEXTS_AT_ONCE", 2)
+    ids = texts(*([343, 343, *range(600, 600 + k % 4), 269] for k in range(7)))
+    agree(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), tuner)
+
+
+def test_memory_does_not_grow_with_parts(frozen, monkeypatch):
+    ids, tuner = texts(*([320, 1000 + k, 269] for k in range(40))), BlockBias(BLOCKS, WIDTH)
+
+    def kept():
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.update({t.data_ptr(): t.numel() * t.element_size()}) or t, lambda t: t):
+            TextTower(frozen, ids)(tuner)
+        return sum(sizes.values())
+
+    at_once = kept()
+    monkeypatch.setattr(walk, "TEXTS_AT_ONCE", 10)
+    assert kept() < 0.1 * at_once
+
+
 def test_in_bfloat16_gradients_point_the_same_way(frozen, images):
     exact, rough = BlockBias(BLOCKS, WIDTH, std=0.1), BlockBias(BLOCKS, WIDTH)
     rough.load_state_dict(exact.state_dict())
@@ -179,6 +200,6 @@ def test_in_bfloat16_gradients_point_the_same_way(frozen, images):
 def test_nothing_is_computed_that_is_not_read(frozen):
     """A hundred texts of six words that differ in one cost a hundred times three positions and not times 77."""
     ids = texts(*([320, 1125, 539, 320, 1000 + k, 269] for k in range(100)))
-    packed = TextTower(frozen, ids).packed
+    packed, = TextTower(frozen, ids).packs
     assert packed.prefix == 5 and packed.ids.shape == (5 + 100 * 3,)
     assert packed.groups == [(100, 3)]

@@ -17,9 +17,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Rows = Union[slice, Tensor]
 EVERY = slice(None)
+TEXTS_AT_ONCE = 1000  # so that memory does not grow with the number of classes beyond
 QUICK_GELU = 1.702  # CLIP's approximation of GELU: u σ(1.702 u)
 
 
@@ -270,19 +272,26 @@ class TextTower(Tower):
     def __init__(self, clip_model: nn.Module, tokens: Tensor) -> None:
         super().__init__(clip_model.transformer.resblocks)
         self.clip = clip_model
-        self.packed = Packed(tokens)
+        self.packs = nn.ModuleList(Packed(some) for some in tokens.split(TEXTS_AT_ONCE))
         self.register_buffer("tokens", tokens, persistent=False)
 
     def forward(self, tuner: Tuner, which: Optional[Tensor] = None) -> Tensor:
         """Features (K, d) of all texts, or (len(which), d) of `which` (with repetitions), not normalised."""
         if self.tap is None:
-            features = self.encode(tuner, self.packed.ids, self.packed.positions, self.packed)
+            features = torch.cat([self.encode_pack(tuner, pack) for pack in self.packs])
             return features if which is None else features[which]
         tokens = self.tokens if which is None else self.tokens[which]
         eos = tokens.argmax(-1)
         ids = tokens[:, :int(eos.max()) + 1]
         mask = causal_mask(ids.shape[1], ids.shape[1], self.clip.positional_embedding)
         return self.encode(tuner, ids, torch.arange(ids.shape[1], device=ids.device), Dense(eos, mask))
+
+    def encode_pack(self, tuner: Tuner, pack: Packed) -> Tensor:
+        """Features (K, d) of a pack. Of one among several nothing is kept for backward, which encodes it once more."""
+        args = tuner, pack.ids, pack.positions, pack
+        if len(self.packs) == 1 or not torch.is_grad_enabled():
+            return self.encode(*args)
+        return checkpoint(self.encode, *args, use_reentrant=False, preserve_rng_state=False)
 
     def encode(self, tuner: Tuner, ids: Tensor, positions: Tensor, layout: Union[Dense, Packed]) -> Tensor:
         """Token ids (..., N) at positions (N,) -> features (K, d)."""
