@@ -136,6 +136,8 @@ def main() -> None:
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     try:
+        if resuming:
+            run_files.put_log_aside(cfg.OUTPUT_DIR)
         setup_logger(cfg.OUTPUT_DIR)
     except OSError as error:
         raise UserError(f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir") from error

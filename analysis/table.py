@@ -226,8 +226,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="data", metavar="DIR", help="folder of the datasets (default: data)")
     parser.add_argument("--output", default="output", metavar="DIR", help="where the runs are; the table goes to its tables/")
     parser.add_argument("--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options for every run")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, on so many parts of the CPU's cores; "
-                        "several are faster together where the model is small (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the CPU's cores; on a "
+                        "CPU several are faster together where the model is small (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands, about how long they take, and "
                         "the table of what there is")
 
@@ -265,13 +265,14 @@ def main(args: argparse.Namespace) -> int:
         for method in methods:
             setting = METHODS[number][method](dataset)
             seeds = args.seeds if setting.learns else [1]
-            runs[dataset, method] = [Run(setting, dataset, seed, args.shots, args.data, args.output, tuple(args.extra)) for seed in seeds]
+            where = args.shots, args.data, args.output, tuple(args.extra)
+            runs[dataset, method] = [Run(setting, dataset, seed, *where) for seed in seeds]
     done = {run: results for group in runs.values() for run in group for results in [run.results()] if results}
     todo = missing(runs, done)
     failed, troubles = set(), []
     if todo:
-        print(f"{len(done)} runs are finished, {len(todo)} are not: about {estimate(todo, done) / 3600:.1f} hours on two CPU "
-              "cores (a GPU takes a small part of it)")
+        print(f"{len(done)} of {len(done) + len(todo)} runs are finished; the others take about "
+              f"{estimate(todo, done) / 3600:.1f} hours on two CPU cores (a GPU takes a small part of it)")
         if args.dry_run:
             print(*(run.command for run in todo), sep="\n")
         else:

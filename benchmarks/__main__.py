@@ -49,8 +49,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=90, help="time for the repetitions of one row")
     parser.add_argument("--only", default="", help="only rows whose name has these words")
     parser.add_argument("--json", default="", metavar="FILE", help="also write all figures, every repetition included")
-    parser.add_argument("--scaling", default="", metavar="PNG", help="instead: step time and memory of our side over "
-                        "classes (10 to 20,000) and images, drawn to PNG and written beside it as JSON")
+    parser.add_argument("--scaling", default="", metavar="DIR", help="instead: time and memory of our side over classes "
+                        "(10 to 20,000), batch and images, as a figure with its numbers")
     return parser.parse_args()
 
 
@@ -141,7 +141,8 @@ def main() -> Optional[int]:
     print(f"\n{show(rows, precision)}\n")
     print(f"Fastest matrix product of this machine: {per_second[precision] / 1e9:.0f} GFLOP/s in {precision}, "
           f'{per_second["fp32"] / 1e9:.0f} in fp32')
-    print(f'Checkpoint of BiasTuning: {sizes["ours"] / 1000:.1f} KB; whole CLIP (half precision): {sizes["usual"] / 1e6:.0f} MB')
+    print(f'Checkpoint of BiasTuning: {sizes["ours"] / 1000:.1f} KB; whole CLIP in half precision: '
+          f'{sizes["usual"] / 1e6:.0f} MB')
     if args.json:
         about = {"machine": machine(args.device), "torch": torch.__version__, "precision": precision,
                  "peaks_per_second": per_second, "checkpoint_bytes": sizes}

@@ -53,10 +53,16 @@ class Side:
 
 
 def in_turn(sides: Sequence[Side], budget: float, most: int = 9) -> None:
-    """Run all sides once to warm up, then in turn until `budget` seconds are spent: at least once, at most `most` times."""
-    warm = sum(side.ask("run") for side in sides)
-    for _ in range(max(1, min(most, int(budget / warm)))):
-        for side in sides:
+    """Run all sides in turn until `budget` seconds are spent, at least once and at most `most` times.
+
+    The first run of each only warms it up, except that a side which needs more than half of the budget is run only once.
+    """
+    first = {side: side.run() for side in sides}
+    quick = [side for side in sides if first[side] <= budget / 2]
+    for side in quick:
+        side.seconds.clear()
+    for _ in range(max(1, min(most, int(budget / (sum(first[side] for side in quick) or budget))))):
+        for side in quick:
             side.run()
 
 

@@ -1,60 +1,72 @@
-"""How our training step grows with classes and images, and that it does not grow with steps."""
-import json
-import os
+"""How our time and memory grow with classes, batch and number of images, and that they do not grow with steps."""
+from statistics import median
+from typing import Dict, List
 
-import matplotlib
+import numpy as np
 
-from trainers.files import writing
+from analysis import figures
 from trainers.tuned_clip import resolve_precision
 
 from .cases import Case
 from .measure import Side
 
-CLASSES = (10, 100, 1000, 5000, 20000)
-IMAGES = (1, 4, 16, 32, 64)
 STEPS = 30
+SMALL = 1000  # the most classes, and the most images, of a quick measurement
+
+# over what -> x -> what is done
+CASES: Dict[str, Dict[int, Case]] = {
+    "classes (training step, 4 images)": {k: Case("train", "BiasTuning", k, 4, 4) for k in (10, 100, 1000, 5000, 20000)},
+    "images in a batch (training step, 10 classes)": {b: Case("train", "BiasTuning", 10, b, b) for b in (1, 4, 16, 64)},
+    "images (evaluation, 10 classes, batches of 50)": {
+        n: Case("evaluate", "BiasTuning", 10, n, 50) for n in (50, 100, 200, 400)},
+}
 
 
-def measure(case: Case, precision: str, device: str, threads: int, runs: int):
-    """Seconds of each run (the first left out) and the peak memory in GiB after the first and after the last."""
+def measure(case: Case, precision: str, device: str, threads: int, runs: int) -> Dict[str, List[float]]:
+    """Seconds of each run after the first (of the first, where it took a minute), and the peak memory in GiB after the first
+    run and after the last."""
     side = Side(case, precision, device, threads)
     try:
-        side.run()
+        slow = side.run() > 60
         first = side.ask("memory")
-        for _ in range(runs):
+        for _ in range(0 if slow else runs):
             side.run()
-        return {"seconds": side.seconds[1:], "median": sorted(side.seconds[1:])[runs // 2],
-                "GiB": [first / 2**30, side.ask("memory") / 2**30]}
+        return {"seconds": side.seconds if slow else side.seconds[1:], "GiB": [first / 2**30, side.ask("memory") / 2**30]}
     finally:
         side.close()
 
 
-def draw(path: str, device: str, threads: int, quick: bool) -> None:
-    """Measure, print, and draw time and memory over classes (with 4 images) and over images (with 10 classes)."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def draw(folder: str, device: str, threads: int, quick: bool) -> None:
+    """Measure, print, and draw."""
     precision = resolve_precision("auto", device)
-    largest = 1000 if quick else max(CLASSES)
-    found = {
-        "classes, 4 images": {k: measure(Case("train", "BiasTuning", k, 4, 4), precision, device, threads, 3)
-                              for k in CLASSES if k <= largest},
-        "images, 10 classes": {b: measure(Case("train", "BiasTuning", 10, b, b), precision, device, threads, 3)
-                               for b in IMAGES if not quick or b <= 16},
-        "steps, 10 classes, 4 images": {STEPS: measure(Case("train", "BiasTuning", 10, 4, 4), precision, device, threads, STEPS)},
-    }
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True)
-    for axis, (what, points) in zip(axes, found.items()):
-        memory = axis.twinx()
-        axis.plot(list(points), [p["median"] for p in points.values()], "o-", color="tab:blue", label="time")
-        memory.plot(list(points), [p["GiB"][1] for p in points.values()], "s--", color="tab:red", label="memory")
-        axis.set(xlabel=what, ylabel="training step (s)", xscale="log", yscale="log")
-        memory.set(ylabel="peak memory (GiB)", ylim=(0, None))
-        axis.legend(handles=[*axis.lines, *memory.lines], loc="upper left")
-    figure.savefig(path, dpi=100)
-    with writing(os.path.splitext(path)[0] + ".json") as file:
-        json.dump({"precision": precision, **found}, file, indent=1)
-    for what, points in found.items():
-        for n, point in points.items():
-            print(f'{n} {what}: {point["median"]:.2f} s, peak {point["GiB"][0]:.2f} GiB after one step, '
-                  f'{point["GiB"][1]:.2f} GiB at the end')
+    figure, axes = figures.subplots(2, len(CASES), sharex="col")
+    numbers: Dict[str, np.ndarray] = {}
+    for column, (over, cases) in zip(axes.T, CASES.items()):
+        points = []
+        for x, case in cases.items():
+            if quick and x > SMALL:
+                continue
+            found = measure(case, precision, device, threads, runs=3)
+            points.append([x, median(found["seconds"]), found["GiB"][1]])
+            print(f"{x:,} {over}: {points[-1][1]:.2f} s, peak {points[-1][2]:.2f} GiB", flush=True)
+        numbers[over] = np.array(points)
+        for axis, values, label in zip(column, numbers[over].T[1:], ("time (s)", "peak memory (GiB)")):
+            axis.plot(numbers[over][:, 0], values, **figures.look(0))
+            axis.set(xscale="log", ylabel=label)
+        what, _, how = over.partition(" (")
+        column[0].set(yscale="log", title=how.rstrip(")"))
+        column[1].set(ylim=(0, None), xlabel=what)
+    found = measure(Case("train", "BiasTuning", 10, 4, 4), precision, device, threads, STEPS)
+    numbers["steps"] = np.array(found["seconds"])
+    third = STEPS // 3
+    early, late = (median(found["seconds"][part]) for part in (slice(third), slice(-third, None)))
+    headlines = [
+        (f"a step, median of the first {third} (s)", early),
+        (f"a step, median of the last {third} of {STEPS} (s)", late),
+        ("peak memory after the first step (GiB)", found["GiB"][0]),
+        ("peak memory after the last (GiB)", found["GiB"][1]),
+    ]
+    for what, value in headlines:
+        print(f"{what}: {value:.2f}")
+    result = figures.Result(f"Medians of three, in {precision}.", headlines, {"scaling": figure}, numbers)
+    print("written:", *figures.save(result, folder, "scaling"), sep="\n  ")

@@ -11,6 +11,10 @@ import torch
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+# KEY VALUE words for a CLIP of three blocks.
+THREE_BLOCKS = [word for key in ("BIASTUNING.DEPTH_VISION", "BIASTUNING.DEPTH_TEXT", "IVLP.PROMPT_DEPTH_VISION",
+                                 "IVLP.PROMPT_DEPTH_TEXT") for word in (f"TRAINER.{key}", "3")]
+
 import promptbias  # noqa: E402,F401 (provides Dassl where it is not installed)
 
 
@@ -47,12 +51,9 @@ def config():
     def make(*pairs):
         cfg = get_cfg_default()
         cfg.INPUT.SIZE = (32, 32)
-        for node, depths in (("IVLP", ("PROMPT_DEPTH_VISION", "PROMPT_DEPTH_TEXT")), ("BIASTUNING", ("DEPTH_VISION", "DEPTH_TEXT"))):
-            for key in depths:
-                cfg.TRAINER[node][key] = 3
         for node in ("IVLP", "BIASTUNING", "ZEROSHOTCLIP"):
             cfg.TRAINER[node].PREC = "fp32"
-        cfg.merge_from_list([f"TRAINER.{key}" if i % 2 == 0 else key for i, key in enumerate(pairs)])
+        cfg.merge_from_list([*THREE_BLOCKS, *(f"TRAINER.{key}" if i % 2 == 0 else key for i, key in enumerate(pairs))])
         return cfg
 
     return make
@@ -78,10 +79,10 @@ def train_py(data_root, weights_file):
 
     def command(*words):
         flags = ["--root", data_root, "--seed", "1", "--trainer", "BiasTuning", "--backbone", weights_file,
-                 "--dataset-config-file", "configs/datasets/digits.yaml", "--config-file", "configs/trainers/BiasTuning/tiny.yaml"]
+                 "--dataset-config-file", "configs/datasets/digits.yaml",
+                 "--config-file", "configs/trainers/BiasTuning/tiny.yaml"]
         options = ["INPUT.SIZE", "(32, 32)", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "8",
-                   "TRAINER.BIASTUNING.DEPTH_VISION", "3", "TRAINER.BIASTUNING.DEPTH_TEXT", "3",
-                   "TRAINER.IVLP.PROMPT_DEPTH_VISION", "3", "TRAINER.IVLP.PROMPT_DEPTH_TEXT", "3", "OPTIM.MAX_EPOCH", "2"]
+                   *THREE_BLOCKS, "OPTIM.MAX_EPOCH", "2"]
         pairs = next((i for i, word in enumerate(words) if re.fullmatch(r"[A-Z_]+[.][A-Z_.]+", word)), len(words))
         return [sys.executable, "train.py", *flags, *words[:pairs], *options, *words[pairs:]]
 

@@ -15,11 +15,11 @@ import datasets
 from analysis import __main__ as command_line
 from analysis import contribution, distance, entropy, eos_attention, figures, heatmap
 from analysis.run import Study, load_run, spread
+from conftest import ROOT, THREE_BLOCKS
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from trainers.errors import UserError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 MINE = {"contribution": contribution, "eos-attention": eos_attention, "distance": distance, "entropy": entropy,
         "heatmap": heatmap}
@@ -45,10 +45,7 @@ def runs(tmp_path_factory, weights_file):
         cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 0, 6
         cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH = "sgd", 0.5, 3
         cfg.TRAINER.NAME, cfg.OUTPUT_DIR, cfg.VERBOSE = trainer, str(base / name), False
-        for node, depths in (("IVLP", ("PROMPT_DEPTH_VISION", "PROMPT_DEPTH_TEXT")), ("BIASTUNING", ("DEPTH_VISION", "DEPTH_TEXT"))):
-            for key in depths:
-                cfg.TRAINER[node][key] = 3
-        cfg.merge_from_list(list(pairs))
+        cfg.merge_from_list([*THREE_BLOCKS, *pairs])
         torch.manual_seed(0)
         TRAINER_REGISTRY.get(trainer)(cfg).train()
         return str(base / name)

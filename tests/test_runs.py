@@ -243,14 +243,15 @@ def test_bad_input_ends_the_command_with_one_line(train_py, tmp_path):
 
 
 def test_help_waits_for_nothing_heavy():
-    done = subprocess.run([sys.executable, "-X", "importtime", "train.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    words = [sys.executable, "-X", "importtime", "train.py", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--dataset-config-file" in done.stdout
     assert "torch" not in done.stderr and "numpy" not in done.stderr
 
 
 def test_a_run_leaves_out_what_torchvision_imports_for_nothing(run, train_py):
     code = ("import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path('train.py', run_name='__main__')\n"
-            "except SystemExit as stop: print(sorted({'torch._dynamo', 'torchvision.transforms'} & set(sys.modules)), stop.code)")
+            "except SystemExit: print([name for name in ('torch._dynamo', 'torchvision.transforms') if name in sys.modules])")
     words = train_py.command("--output-dir", str(run[0]), "--resume", str(run[0]))[1:]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "['torchvision.transforms'] None", done.stderr
+    assert done.stdout.splitlines()[-1] == "['torchvision.transforms']", done.stderr

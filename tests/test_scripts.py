@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, THREE_BLOCKS
 from miniatures import MINIATURES
 
 
@@ -36,8 +36,7 @@ def bash(tmp_path, data):
 def options(weights):
     """The real configuration on a CLIP of three blocks."""
     return ["MODEL.BACKBONE.NAME", weights, "INPUT.SIZE", "(32, 32)", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0",
-            "TRAINER.BIASTUNING.DEPTH_VISION", "3", "TRAINER.BIASTUNING.DEPTH_TEXT", "3",
-            "TRAINER.IVLP.PROMPT_DEPTH_VISION", "3", "TRAINER.IVLP.PROMPT_DEPTH_TEXT", "3"]
+            *THREE_BLOCKS]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The walk through a tower against the stock CLIP, which computes every position of every text and every row of every block."""
+"""The walk through a tower against the stock CLIP, which computes every position of a text and every row of a block."""
 import copy
 
 import pytest
@@ -180,7 +180,12 @@ def test_memory_does_not_grow_with_parts(frozen, monkeypatch):
 
     def kept():
         sizes = {}
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.update({t.data_ptr(): t.numel() * t.element_size()}) or t, lambda t: t):
+
+        def keep(tensor):
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             TextTower(frozen, ids)(tuner)
         return sum(sizes.values())
 

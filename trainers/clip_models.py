@@ -59,7 +59,8 @@ def load_clip(name: str) -> nn.Module:
     elif os.path.isfile(name):
         state = read_weights(name)
     else:
-        raise UserError(f'there is no CLIP "{name}": {nearest(name, [TINY, *clip._MODELS])} Or give the path of a weights file.')
+        hint = nearest(name, [TINY, *clip._MODELS])
+        raise UserError(f'there is no CLIP "{name}": {hint} Or give the path of a weights file.')
     return build(state)
 
 

@@ -1,7 +1,8 @@
-"""What a run leaves in its folder: `config.yaml`, `results.json`, checkpoints. Needs no torch until a checkpoint is touched."""
+"""What a run leaves in its folder: `config.yaml`, `results.json`, checkpoints. Needs no torch before a checkpoint."""
 import json
 import os
 import pickle
+import time
 from typing import Any, Dict, List, Optional
 
 from yacs.config import CfgNode
@@ -80,6 +81,13 @@ def finished(cfg: CfgNode, folder: str) -> Optional[Dict[str, Any]]:
     refuse_other_config(cfg, folder)
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def put_log_aside(folder: str) -> None:
+    """Rename the log of a run that broke off, so that what goes on with it writes `log.txt`, which result parsers read."""
+    log = os.path.join(folder, "log.txt")
+    if os.path.exists(log):
+        os.replace(log, log + time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(os.path.getmtime(log))))
 
 
 def write_results(results: Dict[str, Any], folder: str) -> None:

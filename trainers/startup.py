@@ -4,6 +4,9 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import time
+
+STARTED = time.time()  # of the process, nearly: what imports this does so first
 
 # `import torchvision` imports them, and with them torch's compiler: nearly half of the time until a run begins.
 UNUSED = ("torchvision.models", "torchvision.ops", "torchvision.datasets")

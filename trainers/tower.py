@@ -89,12 +89,12 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def causal_mask(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Additive mask (rows, columns), the rows being the last of the columns: each attends to itself and to what is before it."""
+    """Additive mask (rows, columns): the rows are the last of the columns, and attend to themselves and what is before."""
     return like.new_full((rows, columns), -torch.inf).triu(columns - rows + 1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """softmax(q kᵀ / √d) v over the last two axes; where `causal`, q are the last rows of the sequences that k and v are of.
+    """softmax(q kᵀ / √d) v over the last two axes; where `causal`, q are the last rows of the sequences of k and v.
 
     Torch's fused kernel keeps no weights for backward. But on a CPU its backward in bfloat16 is slower than the products
     written out, and so is all of it on many short sequences; and before 2.0 torch has none.

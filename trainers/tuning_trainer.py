@@ -15,7 +15,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor
 from tqdm import tqdm
 
-from . import run_files
+from . import run_files, startup
 from .clip_models import load_clip
 from .errors import UserError
 from .tuned_clip import TunedCLIP, device_of
@@ -66,7 +66,7 @@ def set_random_states(states: Dict[str, Any]) -> None:
 
 
 def scheduler_state(scheduler) -> Dict[str, Any]:
-    """A scheduler's state as plain data. Upstream Dassl's warm-up holds the live scheduler that follows it: its state goes in."""
+    """A scheduler's state as plain data; Dassl's warm-up holds the live scheduler that follows it, whose state goes in."""
     plain = (int, float, str, list, dict, type(None))
     state = {key: value for key, value in vars(scheduler).items() if isinstance(value, plain)}
     if hasattr(scheduler, "successor"):
@@ -96,6 +96,7 @@ class TuningTrainer(TrainerX):
     custom_clip: Type[TunedCLIP]
     node: str
     learner_name = "learner"
+    seconds_to_first_step = 0.0
 
     def build_model(self) -> None:
         cfg = self.cfg
@@ -141,6 +142,7 @@ class TuningTrainer(TrainerX):
         self.scaler.step(self.optim)
         self.scaler.update()
         self.losses[self.batch_idx] = loss.detach()
+        self.seconds_to_first_step = self.seconds_to_first_step or time.time() - startup.STARTED
         self.bar.update()
         done, last = self.batch_idx + 1, self.batch_idx + 1 == self.num_batches
         summary = {}
@@ -194,7 +196,8 @@ class TuningTrainer(TrainerX):
         started, trained = time.time(), self.seconds_trained()
         accuracy = super().test(split)
         if split is None:
-            seconds = {"train": round(trained, 2), "test": round(time.time() - started, 2)}
+            seconds = {"first_step": self.seconds_to_first_step, "train": trained, "test": time.time() - started}
+            seconds = {what: round(value, 2) for what, value in seconds.items()}
             run_files.write_results(self.results(accuracy, seconds), self.output_dir)
         return accuracy
 
@@ -269,8 +272,9 @@ class TuningTrainer(TrainerX):
 
     def save_training_state(self) -> None:
         state = self.checkpoint(self.epoch)
-        state.update(optimizer=self.optim.state_dict(), scheduler=scheduler_state(self.sched), scaler=self.scaler.state_dict(),
-                     random=random_states(), best_result=float(self.best_result), seconds=self.seconds_trained())
+        state.update(optimizer=self.optim.state_dict(), scheduler=scheduler_state(self.sched),
+                     scaler=self.scaler.state_dict(), random=random_states(), best_result=float(self.best_result),
+                     seconds=self.seconds_trained())
         run_files.save(state, os.path.join(self.output_dir, self.learner_name, run_files.STATE))
 
     def resume_model_if_exist(self, directory: str) -> int:
@@ -321,7 +325,8 @@ class TuningTrainer(TrainerX):
         wanted = self.about()
         for key, value in checkpoint.get("about", {}).items():
             if wanted.get(key, value) != value:
-                raise UserError(f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; set it to {value!r}")
+                raise UserError(f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; "
+                                f"set it to {value!r}")
         state, learner = self.convert(checkpoint["state_dict"]), self.model.learner.state_dict()
         for key in {**state, **learner}:
             found, needed = (tuple(s[key].shape) if key in s else None for s in (state, learner))
