@@ -51,6 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", default="", metavar="FILE", help="also write all figures, every repetition included")
     parser.add_argument("--scaling", default="", metavar="DIR", help="instead: time and memory of our side over classes "
                         "(10 to 20,000), batch and images, as a figure with its numbers")
+    parser.add_argument("--profile", action="store_true", help="instead: where the time of a training step goes, on both sides")
     return parser.parse_args()
 
 
@@ -119,6 +120,10 @@ def main() -> Optional[int]:
         from .scaling import draw
 
         return draw(args.scaling, args.device, args.threads, args.quick)
+    if args.profile:
+        from .profile import show as show_profile
+
+        return show_profile(QUICK[0] if args.quick else cases(LARGEST)[0], args.device)
     precision = resolve_precision(args.precision, args.device)
     chosen = [case for case in (QUICK if args.quick else cases(most_classes(args.device))) if args.only in str(case)]
     if not chosen:

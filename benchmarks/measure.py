@@ -61,9 +61,10 @@ def in_turn(sides: Sequence[Side], budget: float, most: int = 9) -> None:
     quick = [side for side in sides if first[side] <= budget / 2]
     for side in quick:
         side.seconds.clear()
-    for _ in range(max(1, min(most, int(budget / (sum(first[side] for side in quick) or budget))))):
-        for side in quick:
-            side.run()
+    if quick:
+        for _ in range(max(1, min(most, int(budget / sum(first[side] for side in quick))))):
+            for side in quick:
+                side.run()
 
 
 def peak_bytes(device: str) -> int:

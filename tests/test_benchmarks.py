@@ -1,4 +1,6 @@
 """Both sides of the benchmark compute the same; what it prints is what it measured."""
+import json
+import statistics
 import subprocess
 import sys
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import cases, measure
+from benchmarks import cases, measure, profile
 from benchmarks.cases import Case
 from benchmarks.usual import usual_relevancy
 from conftest import ROOT
@@ -74,8 +76,27 @@ def test_both_sides_have_each_their_process(monkeypatch):
         measure.Side(None, "float13", "cpu", 1).run()
 
 
+@pytest.mark.parametrize("side", ["usual", "fp32"])
+def test_a_profile_finds_the_time_of_every_kind(side):
+    seconds = profile.seconds_by_kind(Case("train", "IVLP", 4, 2, 2), side, "cpu", SMALL)
+    assert set(seconds) == set(profile.KINDS) and all(value > 0 for value in seconds.values())
+
+
 def run(*words):
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_what_is_printed_is_what_was_measured(tmp_path):
+    done = run("--quick", "--only", "IVLP", "--seconds", "0", "--json", str(tmp_path / "rows.json"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "rows.json").read_text())
+    row, = found["rows"]
+    usual, ours = row["sides"]["usual"], row["sides"][found["precision"]]
+    assert ours["times_faster"] == pytest.approx(statistics.median(usual["seconds"]) / statistics.median(ours["seconds"]))
+    assert 0 < ours["share_of_peak"] and ours["peak_bytes"] > 2**28
+    line = next(line for line in done.stdout.splitlines() if line.startswith("| IVLP training step, 10 classes, batch 8"))
+    assert f'| {ours["times_faster"]:.1f} ' in line and f'| {ours["share_of_peak"]:.0%} ' in line
 
 
 def test_a_row_that_does_not_exist_is_one_line():
