@@ -10,9 +10,11 @@ from trainers.errors import UserError
 
 from .experiments import BLOCKS, DATASETS, Run, Setting, bias, plain, prompts
 from .results import draw, mean_std, read_results, spread
+from .table import published
 
 SHOTS = (1, 2, 4, 8, 16)
 NUMBERS = (2, 4, 6, 8, 20, 40, 100)
+TABLES = {"depth": 2, "prompts": 3}  # of the paper, with its numbers
 
 # over what -> (label of the x axis, curve -> x -> (setting, shots))
 Points = Dict[float, Tuple[Setting, int]]
@@ -58,6 +60,12 @@ def main(args: argparse.Namespace) -> None:
             panel.errorbar(list(found), mean, std, label=name, capsize=2, **figures.look(index))
             numbers[f"{dataset} {name}"] = np.stack([list(found), mean, std], axis=1)
             rows += [[DATASETS[dataset][0], name, str(x), spread(values)] for x, values in found.items()]
+        if args.over in TABLES:
+            look_up = published(TABLES[args.over])
+            paper = {x: look_up(str(x), dataset) for x in next(iter(all_curves.values()))}
+            paper = {x: value for x, value in paper.items() if value is not None}
+            if paper:
+                panel.plot(list(paper), list(paper.values()), label="published", **figures.look(len(all_curves) + 1))
         zero_shot = accuracies(dataset, plain(), args.shots, args)
         if zero_shot:
             panel.axhline(zero_shot[0], label="zero-shot", color=figures.look(0)["color"])

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from analysis import experiments, table
@@ -70,7 +71,7 @@ def table_py(tmp_path, weights_file):
         narrowed = ["--methods", "CLIP", "BIAS", "--seeds", "1", "2", "--shots", "1"]
         where = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "output")]
         return subprocess.run(
-            [sys.executable, "-m", "analysis", "table", *words, *narrowed, *where, "--extra", *extra, *options],
+            [sys.executable, "-m", "analysis", "table", *narrowed, *where, *words, "--extra", *extra, *options],
             cwd=ROOT, capture_output=True, text=True)
 
     return run
@@ -106,7 +107,8 @@ def test_a_table_runs_what_is_missing_and_no_more(table_py, tmp_path):
 
 @pytest.mark.slow
 def test_a_failed_training_is_a_dash(table_py, tmp_path):
-    done = table_py("1", "--datasets", "eurosat", options=["OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1e30"])
+    diverging = ["OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1e30"]
+    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", options=diverging)
     assert done.returncode == 0 and "– [86.5]" in done.stdout and "the loss is" in done.stdout
     with open(tmp_path / "output" / "tables" / "table1_eurosat.csv") as file:
         assert next(csv.DictReader(file))["BIAS"] == table.FAILED
@@ -129,3 +131,21 @@ def test_a_dry_run_of_table_2_names_every_run(capsys, tmp_path):
 def test_bad_words_end_in_one_sentence(words, said):
     with pytest.raises(UserError, match=said.replace("?", "[?]")):
         main(["table", "1", *words])
+
+
+def test_curves_show_what_is_finished(tmp_path, capsys):
+    for depth, accuracies in {2: [60.0, 62.0], 12: [70.0, 71.0], 5: [50.0]}.items():
+        for seed, accuracy in enumerate(accuracies, 1):
+            run = experiments.Run(experiments.prompts(4, depth), "eurosat", seed, 16, "data", str(tmp_path))
+            os.makedirs(run.folder)
+            with open(os.path.join(run.folder, "results.json"), "w") as file:
+                json.dump({"accuracy": accuracy, "macro_f1": accuracy}, file)
+    words = ["curves", "depth", "--datasets", "eurosat", "--seeds", "1", "2", "--output", str(tmp_path)]
+    main(words)
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith("EuroSAT")]
+    assert [[cell.strip() for cell in row if cell][2:] for row in rows] == [["2", "61.0 ± 1.0"], ["12", "70.5 ± 0.5"]]
+    numbers = np.load(tmp_path / "curves" / "curves-depth.npz")["eurosat 4+4 prompts"]
+    assert numbers.tolist() == [[2, 61, 1], [12, 70.5, 0.5]]
+    assert (tmp_path / "curves" / "curves-depth.png").stat().st_size > 5000
+    with pytest.raises(UserError, match="holds no finished run"):
+        main([*words[:-1], str(tmp_path / "nothing")])
