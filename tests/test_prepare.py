@@ -408,6 +408,18 @@ def test_check_counts_and_writes_nothing(small_eurosat, server):
         command("eurosat", "--root", small_eurosat, "--check")
 
 
+def test_a_split_that_is_not_there_is_drawn(small_eurosat, server):
+    command("eurosat", "--root", small_eurosat)
+    (small_eurosat / "eurosat" / "split_zhou_EuroSAT.json").unlink()
+    entry = SOURCES["eurosat"]
+    SOURCES["eurosat"] = entry._replace(counts=prepare.count(entry, str(small_eurosat)))
+    assert "it is not CoOp's" in command("eurosat", "--root", small_eurosat, "--check")
+    assert os.listdir(small_eurosat / "eurosat") == ["2750"]
+    del server.files["/split.json"]
+    with pytest.raises(UserError, match="lacks .*split_zhou_EuroSAT.json: cannot fetch"):
+        command("eurosat", "--root", small_eurosat)
+
+
 def test_an_archive_put_there_by_hand_is_used_and_kept(small_eurosat, server, tmp_path):
     entry = SOURCES["eurosat"]
     fetches = (entry.fetches[0]._replace(url=""), entry.fetches[1])
