@@ -116,7 +116,8 @@ def mlp(layers: nn.Module, x: Tensor) -> Tensor:
     """
     fc, proj = layers.c_fc, layers.c_proj
     wide = torch.addmm(fc.bias, x.flatten(0, -2), fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
-    return torch.add(proj.bias, F.linear(F.silu(wide), proj.weight), alpha=1 / QUICK_GELU).view(x.shape)
+    silu = F.silu(wide, inplace=not wide.requires_grad)
+    return torch.add(proj.bias, F.linear(silu, proj.weight), alpha=1 / QUICK_GELU).view(x.shape)
 
 
 class Dense:
