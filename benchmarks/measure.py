@@ -9,6 +9,8 @@ from typing import Any, Callable, List, Optional, Sequence
 
 import torch
 
+from trainers.startup import keep_freed_memory
+
 from .cases import Case, prepare
 
 # Products (n, k) x (k, m) of which the fastest stands for the machine's peak: large squares, and the MLP of ViT-B/16.
@@ -109,6 +111,8 @@ def serve() -> None:
     name, device, threads, *case = sys.argv[1:]
     if int(threads):
         torch.set_num_threads(int(threads))
+    if name != "usual":
+        keep_freed_memory()  # as our commands do
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints stays out of the answers
     if case:
         work = prepare(Case(*case[:2], *map(int, case[2:])), name, device)
