@@ -4,9 +4,9 @@ Usual: float32, all 77 text positions of every class, text encoded in every trai
 CLIP blocks. ViT-B/16 with random weights. The sides take turns, each in a process of its own; figures are medians.
 """
 import argparse
-import importlib.util
 import json
 import platform
+import statistics
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -71,11 +71,12 @@ def measure(case: Case, precision: str, peaks: Dict[str, Side], args: argparse.N
     sides = {name: Side(case, name, args.device, args.threads) for name in names}
     try:
         in_turn([*sides.values(), *peaks.values()], args.seconds)
-        usual, row = sides["usual"], {"row": str(case), "case": case._asdict(), "sides": {}}
+        per_second = {name: 1 / side.median() for name, side in peaks.items()}
+        row = {"row": str(case), "case": case._asdict(), "sides": {}, "peaks_per_second": per_second}
+        usual = sides["usual"]
         memory = {name: side.ask("memory") for name, side in sides.items()}
         operations = sides[precision].ask("count")  # the same in every precision
         for name, side in sides.items():
-            peak = 1 / peaks["fp32" if name == "usual" else name].median()
             row["sides"][name] = {
                 "seconds": side.seconds,
                 "median": side.median(),
@@ -83,7 +84,8 @@ def measure(case: Case, precision: str, peaks: Dict[str, Side], args: argparse.N
                 "peak_bytes": memory[name],
             }
             if name != "usual" and case.task != "relevancy":
-                row["sides"][name].update(operations=operations, share_of_peak=operations / side.median() / peak)
+                share = operations / side.median() / per_second[name]
+                row["sides"][name].update(operations=operations, share_of_peak=share)
     finally:
         for side in sides.values():
             side.close()
@@ -128,8 +130,6 @@ def main() -> Optional[int]:
     chosen = [case for case in (QUICK if args.quick else cases(most_classes(args.device))) if args.only in str(case)]
     if not chosen:
         raise UserError(f'no row has "{args.only}" in its name')
-    if importlib.util.find_spec("analysis") is None:
-        chosen = [case for case in chosen if case.task != "relevancy"]
     print(f"{machine(args.device)}; torch {torch.__version__}; ViT-B/16, random weights")
     rows = []
     peaks = {name: Side(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
@@ -138,11 +138,21 @@ def main() -> Optional[int]:
         for case in tqdm(chosen, unit="row", dynamic_ncols=True):
             rows.append(measure(case, precision, peaks, args))
             tqdm.write("; ".join(line(rows[-1], precision)))
+    except KeyboardInterrupt:
+        print("interrupted; the rows so far:")
     finally:
         for side in peaks.values():
             side.close()
+    if not rows:
+        return 130
+    report(rows, precision, args)
+    return None
+
+
+def report(rows: List[Dict[str, Any]], precision: str, args: argparse.Namespace) -> None:
+    """Print the table and what goes with it, and write it all to `--json`."""
     sizes = file_sizes()
-    per_second = {name: 1 / side.median() for name, side in peaks.items()}
+    per_second = {name: statistics.median(row["peaks_per_second"][name] for row in rows) for name in (precision, "fp32")}
     print(f"\n{show(rows, precision)}\n")
     print(f"Fastest matrix product of this machine: {per_second[precision] / 1e9:.0f} GFLOP/s in {precision}, "
           f'{per_second["fp32"] / 1e9:.0f} in fp32')
@@ -153,7 +163,6 @@ def main() -> Optional[int]:
                  "peaks_per_second": per_second, "checkpoint_bytes": sizes}
         with writing(args.json) as file:
             json.dump({**about, "rows": rows}, file, indent=1)
-    return None
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ class Side:
 
     def __init__(self, case: Optional[Case], name: str, device: str, threads: int = 0) -> None:
         words = [sys.executable, "-m", "benchmarks.measure", name, device, str(threads), *map(str, case or ())]
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # in a session of its own, so that an interruption reaches only the one that waits for it
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
         self.seconds: List[float] = []
 
     def ask(self, what: str) -> float:
@@ -50,8 +52,8 @@ class Side:
         return statistics.median(self.seconds)
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.terminate()
+        self.process.communicate()
 
 
 def in_turn(sides: Sequence[Side], budget: float, most: int = 9) -> None:
