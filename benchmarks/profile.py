@@ -13,7 +13,7 @@ from .measure import fastest_product, operations
 # kind -> torch's operators, by the beginnings of their names; the first that fits counts
 KINDS: Dict[str, tuple] = {
     "attention": ("aten::bmm", "aten::_softmax", "aten::_scaled", "aten::baddbmm"),
-    "products with weights": ("aten::mm", "aten::addmm", "aten::mkldnn_convolution", "aten::_mkldnn", "aten::convolution"),
+    "products with weights": ("aten::mm", "aten::addmm", "mkldnn::", "aten::mkldnn", "aten::convolution"),
     "layer norms": ("aten::native_layer_norm",),
     "GELU": ("aten::silu", "aten::sigmoid", "aten::mul"),
     "moving and adding": ("",),

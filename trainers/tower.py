@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .frozen import EVERY, linear
+
 Rows = Union[slice, Tensor]
-EVERY = slice(None)
 TEXTS_AT_ONCE = 1000  # so that memory does not grow with the number of classes beyond
 QUICK_GELU = 1.702  # CLIP's approximation of GELU: u σ(1.702 u)
 
@@ -73,9 +74,10 @@ class Tap:
         return (scores if mask is None else scores + mask).softmax(-1)
 
 
-def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Layer norm, computed in float32 inside whatever the dtype of x."""
-    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+def norm(layer: nn.LayerNorm, x: Tensor, scale: float = 1.0) -> Tensor:
+    """Layer norm times `scale`, computed in float32 inside whatever the dtype of x."""
+    weight, bias = (layer.weight, layer.bias) if scale == 1 else (layer.weight * scale, layer.bias * scale)
+    return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -96,11 +98,11 @@ def causal_mask(rows: int, columns: int, like: Tensor) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q kᵀ / √d) v over the last two axes; where `causal`, q are the last rows of the sequences of k and v.
 
-    Torch's fused kernel keeps no weights for backward. But on a CPU its backward in bfloat16 is slower than the products
-    written out, and so is all of it on many short sequences; and before 2.0 torch has none.
+    Torch's fused kernel keeps no weights for backward. But on a CPU it is slower in bfloat16 than the products written out,
+    in backward by far, and in every dtype on many short sequences; and before 2.0 torch has none.
     """
-    slow = q.requires_grad and q.dtype == torch.bfloat16 and not q.is_cuda
-    if causal or slow or not hasattr(F, "scaled_dot_product_attention"):
+    slow = causal or (q.dtype == torch.bfloat16 and not q.is_cuda)
+    if slow or not hasattr(F, "scaled_dot_product_attention"):
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
         if causal:
             scores = scores + causal_mask(*scores.shape[-2:], scores)
@@ -108,16 +110,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def mlp(layers: nn.Module, x: Tensor) -> Tensor:
-    """CLIP's MLP, c_proj(u σ(1.702 u)) with u = c_fc(x), as c_proj(silu(1.702 u) / 1.702).
+def mlp(layers: nn.Module, x: Tensor, ln: nn.LayerNorm) -> Tensor:
+    """x + CLIP's MLP of ln(x), c_proj(u σ(1.702 u)) with u = c_fc(ln(x)), as x + c_proj(silu(1.702 u)) / 1.702.
 
-    That keeps one wide tensor for backward instead of three. The first factor goes into the product, the second is applied
-    where tensors are narrow again.
+    That keeps one wide tensor for backward instead of three. The factors are applied where tensors are narrow: the first to
+    the layer norm, the second where the result is added.
     """
     fc, proj = layers.c_fc, layers.c_proj
-    wide = torch.addmm(fc.bias, x.flatten(0, -2), fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
+    wide = linear(norm(ln, x, QUICK_GELU), fc.weight, fc.bias * QUICK_GELU)
     silu = F.silu(wide, inplace=not wide.requires_grad)
-    return torch.add(proj.bias, F.linear(silu, proj.weight), alpha=1 / QUICK_GELU).view(x.shape)
+    return torch.add(x, linear(silu, proj.weight, proj.bias * QUICK_GELU), alpha=1 / QUICK_GELU)
 
 
 class Dense:
@@ -229,19 +231,16 @@ class Tower(nn.Module):
         attn, D = block.attn, self.width
         W, b = attn.in_proj_weight, attn.in_proj_bias
         h = norm(block.ln_1, x)
-        if rows is EVERY:
-            q, k, v = F.linear(h, W, b).chunk(3, -1)
-        else:
-            q = F.linear(h[..., rows, :], W[:D], b[:D])
-            k, v = F.linear(h, W[D:], b[D:]).chunk(2, -1)
+        q = linear(h[..., rows, :], W, b, slice(D))
+        k, v = linear(h, W, b, slice(D, 3 * D)).chunk(2, -1)
         q, k, v = (split_heads(t, self.heads) for t in (q, k, v))
         if self.tap is None:
             gathered = layout.attend(q, k, v)
         else:
             self.tap.tokens(i, x)
             gathered = self.tap.attend(i, q, k, v, layout.mask)
-        x = x[..., rows, :] + attn.out_proj(join_heads(gathered))
-        return x + mlp(block.mlp, norm(block.ln_2, x))
+        x = x[..., rows, :] + linear(join_heads(gathered), attn.out_proj.weight, attn.out_proj.bias)
+        return mlp(block.mlp, x, block.ln_2)
 
 
 class VisionTower(Tower):

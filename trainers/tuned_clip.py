@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UserError
+from .frozen import state_of
 from .templates import fill, tokenize
 from .tower import TextTower, Tower, Tuner, VisionTower
 
@@ -123,7 +124,7 @@ class TunedCLIP(nn.Module):
         if torch.is_grad_enabled() or self.text.tap is not None:
             return self._encode_text(which)
         inputs = [*self.learner.text.parameters(), self.text.clip.text_projection]
-        state = [(tensor.data_ptr(), tensor._version) for tensor in inputs]
+        state = [state_of(tensor) for tensor in inputs]
         if self._encoded[0] != state:
             self._encoded = (state, self._encode_text())
         features = self._encoded[1]
