@@ -24,11 +24,10 @@ from .measure import Side, in_turn
 LARGEST = 1000  # classes
 USUAL_BYTES_PER_CLASS = 34e6  # of a training step, a rough estimate: what 12 blocks of 77 positions keep for backward
 QUICK = [
-    Case("train", "BiasTuning", 10, 8, 8),
-    Case("train", "IVLP", 10, 8, 8),
-    Case("train", "BiasTuning", 100, 4, 4),
-    Case("evaluate", "BiasTuning", 10, 32, 16),
-    Case("relevancy", "ZeroshotCLIP", 10, 2, 2),
+    Case("train", "IVLP", 10, 4, 4),
+    Case("train", "BiasTuning", 50, 1, 1),
+    Case("evaluate", "BiasTuning", 10, 16, 8),
+    Case("relevancy", "ZeroshotCLIP", 10, 1, 1),
 ]
 
 
@@ -46,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: its own choice)")
     parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of our side, beside float32")
-    parser.add_argument("--seconds", type=float, default=90, help="time for the repetitions of one row")
+    parser.add_argument("--seconds", type=float, help="time for the repetitions of one row (default: 90; 12 of quick ones)")
     parser.add_argument("--only", default="", help="only rows whose name has these words")
     parser.add_argument("--json", default="", metavar="FILE", help="also write all figures, every repetition included")
     parser.add_argument("--scaling", default="", metavar="DIR", help="instead: time and memory of our side over classes "
@@ -126,6 +125,8 @@ def main() -> Optional[int]:
         from .profile import show as show_profile
 
         return show_profile(QUICK[0] if args.quick else cases(LARGEST)[0], args.device)
+    if args.seconds is None:
+        args.seconds = 12 if args.quick else 90
     precision = resolve_precision(args.precision, args.device)
     chosen = [case for case in (QUICK if args.quick else cases(most_classes(args.device))) if args.only in str(case)]
     if not chosen:

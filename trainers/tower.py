@@ -70,7 +70,7 @@ class Tap:
     @staticmethod
     def weights(q: Tensor, k: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Softmax attention (B, H, N, N), in float32."""
-        scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores = q.float() * q.shape[-1] ** -0.5 @ k.float().transpose(-1, -2)
         return (scores if mask is None else scores + mask).softmax(-1)
 
 
