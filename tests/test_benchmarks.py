@@ -3,6 +3,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from benchmarks import cases, measure, profile
 from benchmarks.cases import Case
 from benchmarks.usual import usual_relevancy
 from conftest import ROOT
+from trainers import frozen
 
 SMALL = dict(embed_dim=32, image_resolution=32, vision_layers=3, vision_width=128, vision_patch_size=8,
              context_length=77, vocab_size=49408, transformer_width=128, transformer_heads=2, transformer_layers=3)
@@ -57,8 +59,10 @@ def test_usual_relevancy_is_ours():
 
 
 def test_operations_are_those_of_the_products():
-    a = torch.randn(8, 16)
-    assert measure.operations(lambda: a @ a.t()) in (0.0, 2 * 8 * 16 * 8)
+    pytest.importorskip("torch.utils.flop_counter")
+    a, bias = torch.randn(8, 16), torch.randn(8)
+    for product in (lambda: a @ a.t(), lambda: frozen.linear(a, a, bias)):
+        assert measure.operations(product) == 2 * 8 * 16 * 8
 
 
 def test_what_is_learned_is_a_small_file():
@@ -74,6 +78,26 @@ def test_both_sides_have_each_their_process(monkeypatch):
     side.close()
     with pytest.raises(RuntimeError, match="died"):
         measure.Side(None, "float13", "cpu", 1).run()
+
+
+class Sleeper:
+    """A side that only takes time; its first run takes twice as long."""
+
+    def __init__(self, seconds):
+        self.all, self.seconds, self.needs = 0, [], seconds
+
+    def run(self):
+        needs = self.needs * (2 if not self.all else 1)
+        time.sleep(needs)
+        self.seconds.append(needs)
+        self.all += 1
+
+
+def test_a_quick_side_runs_more_often_and_no_first_run_counts():
+    slow, quick, quickest = (Sleeper(seconds) for seconds in (0.1, 0.01, 0.001))
+    measure.in_turn([slow, quick, quickest], budget=0.15, most=7)
+    assert [len(side.seconds) for side in (slow, quickest)] == [1, 7] and 2 <= len(quick.seconds) <= 5
+    assert all(set(side.seconds) == {side.needs} and side.all > len(side.seconds) for side in (slow, quick, quickest))
 
 
 @pytest.mark.parametrize("side", ["usual", "fp32"])
