@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 class UsualCLIP(nn.Module):
-    """A frozen stock CLIP with prompts replaced before, or biases added after, its blocks.
+    """A frozen stock CLIP with prompts replaced before, or biases added after, its blocks. Positions come before the batch in
+    all blocks, as CLIP has them.
 
     Args:
         clip_model: a stock CLIP in float32.
@@ -24,14 +25,14 @@ class UsualCLIP(nn.Module):
         self.register_buffer("tokens", tokens)
 
     def put_image(self, i: int, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) that block i of the image branch receives."""
+        """Tokens (N, B, D) that block i of the image branch receives."""
         return x
 
     def put_text(self, i: int, x: Tensor) -> Tensor:
         return x
 
     def add_image(self, i: int, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) that block i of the image branch gave."""
+        """Tokens (N, B, D) that block i of the image branch gave."""
         return x
 
     def add_text(self, i: int, x: Tensor) -> Tensor:
@@ -42,20 +43,20 @@ class UsualCLIP(nn.Module):
         visual = self.clip.visual
         x = visual.conv1(image).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
-        x = visual.ln_pre(self.put_image(0, x))
+        x = visual.ln_pre(self.put_image(0, x.transpose(0, 1)).contiguous())
         for i, block in enumerate(visual.transformer.resblocks):
             x = self.put_image(i, x) if i else x
-            x = self.add_image(i, block(x.transpose(0, 1)).transpose(0, 1))
-        return F.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1)
+            x = self.add_image(i, block(x))
+        return F.normalize(visual.ln_post(x[0]) @ visual.proj, dim=-1)
 
     def text_features(self) -> Tensor:
         """Unit vectors (K, d)."""
         clip = self.clip
-        x = self.put_text(0, clip.token_embedding(self.tokens)) + clip.positional_embedding
+        x = self.put_text(0, clip.token_embedding(self.tokens.t())) + clip.positional_embedding[:, None]
         for i, block in enumerate(clip.transformer.resblocks):
             x = self.put_text(i, x) if i else x
-            x = self.add_text(i, block(x.transpose(0, 1)).transpose(0, 1))
-        x = clip.ln_final(x)[torch.arange(len(x)), self.tokens.argmax(-1)]
+            x = self.add_text(i, block(x))
+        x = clip.ln_final(x)[self.tokens.argmax(-1), torch.arange(x.shape[1])]
         return F.normalize(x @ clip.text_projection, dim=-1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -86,11 +87,11 @@ class UsualIVLP(UsualCLIP):
 
     def put_image(self, i: int, x: Tensor) -> Tensor:
         patches = len(self.clip.visual.positional_embedding)
-        return torch.cat([x[:, :patches], self.vision[i].expand(len(x), -1, -1)], 1)
+        return torch.cat([x[:patches], self.vision[i][:, None].expand(-1, x.shape[1], -1)])
 
     def put_text(self, i: int, x: Tensor) -> Tensor:
         n = self.text.shape[1]
-        return torch.cat([x[:, :1], self.text[i].expand(len(x), -1, -1), x[:, 1 + n:]], 1)
+        return torch.cat([x[:1], self.text[i][:, None].expand(-1, x.shape[1], -1), x[1 + n:]])
 
 
 def usual_relevancy(clip_model: nn.Module, image: Tensor, tokens: Tensor) -> Tuple[Tensor, Tensor]:
