@@ -53,8 +53,10 @@ def draw(folder: str, device: str, threads: int, quick: bool) -> None:
         for axis, values, label in zip(column, numbers[over].T[1:], ("time (s)", "peak memory (GiB)")):
             axis.plot(numbers[over][:, 0], values, **figures.look(0))
             axis.set(xscale="log", ylabel=label)
+            axis.set_xticks(numbers[over][:, 0], [f"{x / 1000:g}k" if x >= 1000 else f"{x:g}" for x in numbers[over][:, 0]])
+            axis.minorticks_off()
         what, _, how = over.partition(" (")
-        column[0].set(yscale="log", title=how.rstrip(")"))
+        column[0].set(yscale="log", title=how.rstrip(")").replace(", batches", ",\nbatches"))
         column[1].set(ylim=(0, None), xlabel=what)
     found = measure(Case("train", "BiasTuning", 10, 4, 4), precision, device, threads, STEPS)
     numbers["steps"] = np.array(found["seconds"])
