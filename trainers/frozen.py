@@ -16,6 +16,7 @@ try:
     from torch.utils.weak import WeakTensorKeyDictionary
 
     reorder, multiply = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
+    DTYPES = {torch.float32} | ({torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set())
     laid_out = WeakTensorKeyDictionary()  # weight -> {(first, end) of its rows: LaidOut}
 except (ImportError, AttributeError):  # torch before 2.0, or built without oneDNN
     laid_out = None
@@ -54,9 +55,9 @@ class Product(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY) -> Tensor:
     """x Wᵀ + b, (..., k) -> (..., m), with those `rows` of a weight (n, k) and its bias (n,).
 
-    Torch's own product where a weight is learned, in float16, on a GPU, and under autocast.
+    Torch's own product where a weight is learned, in a dtype that oneDNN cannot have here, on a GPU, and under autocast.
     """
-    bias, own = bias[rows], laid_out is None or weight.is_cuda or weight.dtype == torch.float16
+    bias, own = bias[rows], laid_out is None or weight.device.type != "cpu" or weight.dtype not in DTYPES
     if own or weight.requires_grad or bias.requires_grad or autocasts(weight.device.type):
         return F.linear(x, weight[rows], bias)
     parts = laid_out.setdefault(weight, {})
