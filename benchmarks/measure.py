@@ -59,8 +59,9 @@ class Side:
 
 
 def in_turn(sides: Sequence[Side], budget: float, most: int = 9) -> None:
-    """Run all sides in turn, in about `budget` seconds of which each has the same share: once at least, `most` at most.
+    """Run all sides in turn, in about `budget` seconds of which each has the same share.
 
+    Each runs three times at least (once, if three runs of it alone would take longer than the budget), `most` at most.
     Runs before warm a side up, in as much time again, and do not count: until the memory of a step has found its places,
     which takes three runs, one takes up to twice as long.
     """
@@ -73,7 +74,8 @@ def in_turn(sides: Sequence[Side], budget: float, most: int = 9) -> None:
             left -= seconds
             if seconds > left:
                 break
-        runs[side] = max(1, min(most, int(share / seconds)))
+        least = 3 if 3 * seconds <= budget else 1
+        runs[side] = max(least, min(most, int(share / seconds)))
         side.seconds.clear()
     for done in range(most):
         for side in sides:  # those that run less often are spread among the others

@@ -94,10 +94,10 @@ class Sleeper:
 
 
 def test_a_quick_side_runs_more_often_and_no_first_run_counts():
-    slow, quick, quickest = (Sleeper(seconds) for seconds in (0.1, 0.01, 0.001))
-    measure.in_turn([slow, quick, quickest], budget=0.15, most=7)
-    assert [len(side.seconds) for side in (slow, quickest)] == [1, 7] and 2 <= len(quick.seconds) <= 5
-    assert all(set(side.seconds) == {side.needs} and side.all > len(side.seconds) for side in (slow, quick, quickest))
+    sides = slow, medium, quick, quickest = [Sleeper(seconds) for seconds in (0.4, 0.06, 0.02, 0.001)]
+    measure.in_turn(sides, budget=0.4, most=7)
+    assert [len(side.seconds) for side in (slow, medium, quickest)] == [1, 3, 7] and 3 <= len(quick.seconds) <= 5
+    assert all(set(side.seconds) == {side.needs} and side.all > len(side.seconds) for side in sides)
 
 
 @pytest.mark.parametrize("side", ["usual", "fp32"])
