@@ -130,8 +130,9 @@ def serve() -> None:
     name, device, threads, *case = sys.argv[1:]
     if int(threads):
         torch.set_num_threads(int(threads))
-    if name != "usual":
-        keep_freed_memory()  # as our commands do
+    # As our commands do, and on the usual side too: what it costs to get memory back from the system in every step depends
+    # on what else the system has done with it in the meantime, and the other sides are what else.
+    keep_freed_memory()
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints stays out of the answers
     if case:
         work = prepare(Case(*case[:2], *map(int, case[2:])), name, device)
