@@ -64,30 +64,27 @@ def most_classes(device: str) -> int:
     return max(10, min(LARGEST, int((0.8 * free - 3e9) / USUAL_BYTES_PER_CLASS) // 10 * 10))
 
 
-def measure(case: Case, precision: str, peaks: Dict[str, Side], args: argparse.Namespace) -> Dict[str, Any]:
+def measure(case: Case, precision: str, args: argparse.Namespace) -> Dict[str, Any]:
     """One row: the usual side, ours, ours in float32, and the machine's matrix products, in turn."""
     names = ["usual", precision] if case.task == "relevancy" else dict.fromkeys(["usual", precision, "fp32"])
     sides = {name: Side(case, name, args.device, args.threads) for name in names}
-    try:
-        in_turn([*sides.values(), *peaks.values()], args.seconds)
-        per_second = {name: 1 / side.median() for name, side in peaks.items()}
-        row = {"row": str(case), "case": case._asdict(), "sides": {}, "peaks_per_second": per_second}
-        usual = sides["usual"]
-        memory = {name: side.ask("memory") for name, side in sides.items()}
-        operations = sides[precision].ask("count")  # the same in every precision
-        for name, side in sides.items():
-            row["sides"][name] = {
-                "seconds": side.seconds,
-                "median": side.median(),
-                "times_faster": usual.median() / side.median(),
-                "peak_bytes": memory[name],
-            }
-            if name != "usual" and case.task != "relevancy":
-                share = operations / side.median() / per_second[name]
-                row["sides"][name].update(operations=operations, share_of_peak=share)
-    finally:
-        for side in sides.values():
-            side.close()
+    peaks = {name: Side(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
+             for name in dict.fromkeys([precision, "fp32"])}
+    in_turn([*sides.values(), *peaks.values()], args.seconds, turns=1 if args.quick else 2)
+    with sides[precision] as side:
+        operations = side.ask("count")  # the same in every precision
+    per_second = {name: 1 / side.median() for name, side in peaks.items()}
+    row = {"row": str(case), "case": case._asdict(), "sides": {}, "peaks_per_second": per_second}
+    for name, side in sides.items():
+        row["sides"][name] = {
+            "seconds": side.seconds,
+            "median": side.median(),
+            "times_faster": sides["usual"].median() / side.median(),
+            "peak_bytes": side.memory,
+        }
+        if name != "usual" and case.task != "relevancy":
+            share = operations / side.median() / per_second[name]
+            row["sides"][name].update(operations=operations, share_of_peak=share)
     return row
 
 
@@ -133,17 +130,12 @@ def main() -> Optional[int]:
         raise UserError(f'no row has "{args.only}" in its name')
     print(f"{machine(args.device)}; torch {torch.__version__}; ViT-B/16, random weights")
     rows = []
-    peaks = {name: Side(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
-             for name in dict.fromkeys([precision, "fp32"])}
     try:
         for case in tqdm(chosen, unit="row", dynamic_ncols=True):
-            rows.append(measure(case, precision, peaks, args))
+            rows.append(measure(case, precision, args))
             tqdm.write("; ".join(line(rows[-1], precision)))
     except KeyboardInterrupt:
         print("interrupted; the rows so far:")
-    finally:
-        for side in peaks.values():
-            side.close()
     if not rows:
         return 130
     report(rows, precision, args)

@@ -20,7 +20,10 @@ MATMULS = {"cpu": ((2048, 2048, 2048), (2048, 3072, 768)), "cuda": ((4096, 4096,
 
 
 class Side:
-    """One side of a case, ready in a process of its own.
+    """One side of a case, in a process of its own that lives as long as the context:
+
+        with side:
+            side.run()
 
     Args:
         case: what to do; None is the machine's fastest product of matrices of dtype `name`: seconds of one operation.
@@ -29,14 +32,23 @@ class Side:
 
     Attributes:
         seconds: of every run that counts.
+        memory: peak so far, bytes.
     """
 
     def __init__(self, case: Optional[Case], name: str, device: str, threads: int = 0) -> None:
-        words = [sys.executable, "-m", "benchmarks.measure", name, device, str(threads), *map(str, case or ())]
+        self.words = [sys.executable, "-m", "benchmarks.measure", name, device, str(threads), *map(str, case or ())]
+        self.seconds: List[float] = []
+        self.memory = 0.0
+
+    def __enter__(self) -> "Side":
         # in a session of its own, so that an interruption reaches only the one that waits for it
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        self.seconds: List[float] = []
+            self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.process.terminate()
+        self.process.communicate()
 
     def ask(self, what: str) -> float:
         print(what, file=self.process.stdin, flush=True)
@@ -45,42 +57,39 @@ class Side:
             raise RuntimeError(f"a measuring process died with exit status {self.process.wait()}")
         return float(answer)
 
-    def run(self) -> float:
-        """Do the work once; its seconds are kept."""
+    def run(self) -> None:
+        """Do the work once; its seconds and the memory are kept."""
         self.seconds.append(self.ask("run"))
-        return self.seconds[-1]
+        self.memory = max(self.memory, self.ask("memory"))
 
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.communicate()
 
-
-def in_turn(sides: Sequence[Side], budget: float, most: int = 9) -> None:
+def in_turn(sides: Sequence[Side], budget: float, turns: int = 2, most: int = 4) -> None:
     """Run all sides in turn, in about `budget` seconds of which each has the same share.
 
-    Each runs three times at least (once, if three runs of it alone would take longer than the budget), `most` at most.
-    Runs before warm a side up, in as much time again, and do not count: until the memory of a step has found its places,
-    which takes three runs, one takes up to twice as long.
+    Only the side whose turn it is has a process: memory that others hold or have given back would make it slower. A side has
+    `turns` turns, in each of which it runs once at least and `most` times at most; but one turn if that alone takes longer
+    than half of the budget. Runs before warm it up, in as much time again, and do not count: until the memory of a step has
+    found its places, which takes three runs, one takes up to twice as long.
     """
-    share = budget / len(sides)
-    runs = {}
-    for side in sides:
-        left = share
-        for _ in range(3):
-            seconds = timed(side.run, "cpu")
-            left -= seconds
-            if seconds > left:
-                break
-        least = 3 if 3 * seconds <= budget else 1
-        runs[side] = max(least, min(most, int(share / seconds)))
-        side.seconds.clear()
-    for done in range(most):
-        for side in sides:  # those that run less often are spread among the others
-            if (done + 1) * runs[side] // most > done * runs[side] // most:
-                side.run()
+    share = budget / len(sides) / turns
+    longest = budget / 2
+    for _ in range(turns):
+        for side in sides:
+            if side.seconds and 2 * side.median() > longest:
+                continue
+            with side:
+                left, counted = share, len(side.seconds)
+                for _ in range(3):
+                    seconds = timed(side.run, "cpu")
+                    left -= seconds
+                    if seconds > left:
+                        break
+                del side.seconds[counted:]
+                for _ in range(max(1, min(most, int(share / seconds)))):
+                    side.run()
 
 
 def peak_bytes(device: str) -> int:
@@ -130,9 +139,8 @@ def serve() -> None:
     name, device, threads, *case = sys.argv[1:]
     if int(threads):
         torch.set_num_threads(int(threads))
-    # As our commands do, and on the usual side too: what it costs to get memory back from the system in every step depends
-    # on what else the system has done with it in the meantime, and the other sides are what else.
-    keep_freed_memory()
+    if name != "usual":
+        keep_freed_memory()  # as our commands do
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints stays out of the answers
     if case:
         work = prepare(Case(*case[:2], *map(int, case[2:])), name, device)

@@ -25,15 +25,12 @@ CASES: Dict[str, Dict[int, Case]] = {
 def measure(case: Case, precision: str, device: str, threads: int, runs: int) -> Dict[str, List[float]]:
     """Seconds of each run after the first (of the first, where it took a minute), and the peak memory in GiB after the first
     run and after the last."""
-    side = Side(case, precision, device, threads)
-    try:
-        slow = side.run() > 60
-        first = side.ask("memory")
+    with Side(case, precision, device, threads) as side:
+        side.run()
+        slow, first = side.seconds[0] > 60, side.memory
         for _ in range(0 if slow else runs):
             side.run()
-        return {"seconds": side.seconds if slow else side.seconds[1:], "GiB": [first / 2**30, side.ask("memory") / 2**30]}
-    finally:
-        side.close()
+    return {"seconds": side.seconds if slow else side.seconds[1:], "GiB": [first / 2**30, side.memory / 2**30]}
 
 
 def draw(folder: str, device: str, threads: int, quick: bool) -> None:

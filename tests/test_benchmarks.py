@@ -74,30 +74,43 @@ def test_both_sides_have_each_their_process(monkeypatch):
     monkeypatch.chdir(ROOT)
     side = measure.Side(None, "float32", "cpu", 1)
     measure.in_turn([side], budget=0)
-    assert len(side.seconds) == 1 and 1e8 < 1 / side.median() < 1e14 and side.ask("memory") > 2**20
-    side.close()
-    with pytest.raises(RuntimeError, match="died"):
-        measure.Side(None, "float13", "cpu", 1).run()
+    assert len(side.seconds) == 1 and 1e8 < 1 / side.median() < 1e14 and side.memory > 2**20
+    with pytest.raises(RuntimeError, match="died"), measure.Side(None, "float13", "cpu", 1) as broken:
+        broken.run()
 
 
 class Sleeper:
-    """A side that only takes time; its first run takes twice as long."""
+    """A side that only takes time; its first run in each turn takes twice as long."""
+
+    alive = 0
 
     def __init__(self, seconds):
-        self.all, self.seconds, self.needs = 0, [], seconds
+        self.turns, self.seconds, self.needs = 0, [], seconds
+
+    def __enter__(self):
+        Sleeper.alive += 1
+        self.turns, self.first = self.turns + 1, True
+
+    def __exit__(self, *error):
+        Sleeper.alive -= 1
+
+    def median(self):
+        return self.needs
 
     def run(self):
-        needs = self.needs * (2 if not self.all else 1)
+        assert Sleeper.alive == 1
+        needs = self.needs * (2 if self.first else 1)
         time.sleep(needs)
         self.seconds.append(needs)
-        self.all += 1
+        self.first = False
 
 
-def test_a_quick_side_runs_more_often_and_no_first_run_counts():
-    sides = slow, medium, quick, quickest = [Sleeper(seconds) for seconds in (0.4, 0.06, 0.02, 0.001)]
-    measure.in_turn(sides, budget=0.4, most=7)
-    assert [len(side.seconds) for side in (slow, medium, quickest)] == [1, 3, 7] and 3 <= len(quick.seconds) <= 5
-    assert all(set(side.seconds) == {side.needs} and side.all > len(side.seconds) for side in sides)
+def test_sides_take_turns_alone_and_no_first_run_counts():
+    sides = slow, medium, quickest = [Sleeper(seconds) for seconds in (0.3, 0.06, 0.001)]
+    measure.in_turn(sides, budget=0.5)
+    assert [side.turns for side in sides] == [1, 2, 2]
+    assert [len(side.seconds) for side in sides] == [1, 2, 8]
+    assert all(set(side.seconds) == {side.needs} for side in sides)
 
 
 @pytest.mark.parametrize("side", ["usual", "fp32"])
