@@ -25,7 +25,6 @@ LARGEST = 1000  # classes
 USUAL_BYTES_PER_CLASS = 34e6  # of a training step, a rough estimate: what 12 blocks of 77 positions keep for backward
 QUICK = [
     Case("train", "IVLP", 10, 4, 4),
-    Case("train", "BiasTuning", 50, 1, 1),
     Case("evaluate", "BiasTuning", 10, 16, 8),
     Case("relevancy", "ZeroshotCLIP", 10, 1, 1),
 ]
