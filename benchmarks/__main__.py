@@ -128,17 +128,18 @@ def main() -> Optional[int]:
     if not chosen:
         raise UserError(f'no row has "{args.only}" in its name')
     print(f"{machine(args.device)}; torch {torch.__version__}; ViT-B/16, random weights")
-    rows = []
+    rows, status = [], None
     try:
         for case in tqdm(chosen, unit="row", dynamic_ncols=True):
             rows.append(measure(case, precision, args))
             tqdm.write("; ".join(line(rows[-1], precision)))
-    except KeyboardInterrupt:
-        print("interrupted; the rows so far:")
+    except (KeyboardInterrupt, UserError) as error:
+        print(f"{str(error) or 'interrupted'}; the rows so far:")
+        status = 1 if isinstance(error, UserError) else 130
     if not rows:
-        return 130
+        return status
     report(rows, precision, args)
-    return None
+    return status
 
 
 def report(rows: List[Dict[str, Any]], precision: str, args: argparse.Namespace) -> None:

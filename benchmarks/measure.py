@@ -11,6 +11,7 @@ from typing import Any, Callable, List, Optional, Sequence
 import torch
 
 from trainers import frozen
+from trainers.errors import UserError
 from trainers.startup import keep_freed_memory
 
 from .cases import Case, prepare
@@ -54,7 +55,8 @@ class Side:
         print(what, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"a measuring process died with exit status {self.process.wait()}")
+            raise UserError(f"a measuring process died with exit status {self.process.wait()}; if memory was short (-9), "
+                            "choose smaller rows with --quick or --only")
         return float(answer)
 
     def run(self) -> None:
@@ -81,16 +83,21 @@ def in_turn(sides: Sequence[Side], budget: float, turns: int = 2, most: int = 4)
             if side.seconds and 2 * side.median() > longest:
                 continue
             with side:
-                left, counted = share, len(side.seconds)
-                for _ in range(3):
-                    side.run()
-                    seconds = side.seconds[-1]  # without the start of the process
-                    left -= seconds
-                    if seconds > left:
-                        break
-                del side.seconds[counted:]
-                for _ in range(max(1, min(most, int(share / seconds)))):
-                    side.run()
+                take_turn(side, share, most)
+
+
+def take_turn(side: Side, share: float, most: int) -> None:
+    """Warm up for at most `share` seconds, then run as long again; see `in_turn`."""
+    left, counted = share, len(side.seconds)
+    for _ in range(3):
+        side.run()
+        seconds = side.seconds[-1]  # without the start of the process
+        left -= seconds
+        if seconds > left:
+            break
+    del side.seconds[counted:]
+    for _ in range(max(1, min(most, int(share / seconds)))):
+        side.run()
 
 
 def peak_bytes(device: str) -> int:

@@ -14,6 +14,7 @@ from benchmarks.cases import Case
 from benchmarks.usual import usual_relevancy
 from conftest import ROOT
 from trainers import frozen
+from trainers.errors import UserError
 
 SMALL = dict(embed_dim=32, image_resolution=32, vision_layers=3, vision_width=128, vision_patch_size=8,
              context_length=77, vocab_size=49408, transformer_width=128, transformer_heads=2, transformer_layers=3)
@@ -75,7 +76,7 @@ def test_both_sides_have_each_their_process(monkeypatch):
     side = measure.Side(None, "float32", "cpu", 1)
     measure.in_turn([side], budget=0)
     assert len(side.seconds) == 1 and 1e8 < 1 / side.median() < 1e14 and side.memory > 2**20
-    with pytest.raises(RuntimeError, match="died"), measure.Side(None, "float13", "cpu", 1) as broken:
+    with pytest.raises(UserError, match="died"), measure.Side(None, "float13", "cpu", 1) as broken:
         broken.run()
 
 
