@@ -56,7 +56,14 @@ def try_installed_dassl() -> str:
 
 
 def plug_in() -> None:
-    """Register our trainers, whoever's `trainers` package it is."""
+    """Register our trainers, whoever's `trainers` package it is.
+
+    Raises:
+        ImportError: this file lies somewhere by itself.
+    """
+    if not os.path.isdir(COMPAT):
+        raise ImportError(f"promptbias is installed without its folders: only {__file__} is there; "
+                          "install it with pip install -e /path/to/its/checkout")
     provide_dassl()
     trainers = importlib.import_module("trainers")
     ours = os.path.join(HOME, "trainers")

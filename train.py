@@ -4,7 +4,9 @@ import glob
 import os
 from typing import Optional, Sequence
 
-from trainers.errors import UserError, cli, nearest
+from trainers.tuning.errors import UserError, cli, nearest
+
+YACS_ERRORS = (KeyError, ValueError, TypeError, AssertionError)
 
 
 def parse_args(words: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -13,7 +15,7 @@ def parse_args(words: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--root", default="", help="folder of the datasets (or, for image_folder, of your images)")
     parser.add_argument("--output-dir", default="", help="where the run leaves its files")
     parser.add_argument("--resume", default="", help="folder of a run to go on with; a finished one is left as it is")
-    parser.add_argument("--seed", type=int, default=-1, help="fixed seed, if positive")
+    parser.add_argument("--seed", type=int, help="fixed seed; a negative one leaves everything to chance")
     parser.add_argument("--source-domains", nargs="+", help="source domains (domain adaptation and generalisation)")
     parser.add_argument("--target-domains", nargs="+", help="target domains (domain adaptation and generalisation)")
     parser.add_argument("--transforms", nargs="+", help="data augmentation, by Dassl's names")
@@ -34,7 +36,9 @@ def merge_file(cfg, path: str) -> None:
     """Raises:
         UserError: no such file, not YAML, or a key that no config has.
     """
-    import yaml
+    from yacs.config import CfgNode
+
+    from trainers.tuning.run_files import read_yaml
 
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
@@ -42,8 +46,8 @@ def merge_file(cfg, path: str) -> None:
         hint = nearest(os.path.basename(path), names) if names else f"{folder} holds no YAML file"
         raise UserError(f"there is no config file {path}: {hint}")
     try:
-        cfg.merge_from_file(path)
-    except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
+        cfg.merge_from_other_cfg(CfgNode(read_yaml(path)))
+    except YACS_ERRORS as error:
         raise UserError(f"{path}: {explain(cfg, error)}") from error
 
 
@@ -51,21 +55,29 @@ def merge_options(cfg, options) -> None:
     """Raises:
         UserError: a key that no config has, a value of another type, or a key without value.
     """
+    from trainers.tuning.run_files import flatten
+
     if len(options) % 2:
         raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} words: {' '.join(options)}")
+    known = flatten(cfg)
+    for key in options[::2]:
+        if key not in known:
+            raise UserError(f"there is no config key {key}: {nearest(key, known)}")
     try:
         cfg.merge_from_list(options)
-    except (KeyError, ValueError, AssertionError) as error:
+    except YACS_ERRORS as error:
         raise UserError(explain(cfg, error)) from error
 
 
 def explain(cfg, error: Exception) -> str:
     """yacs' complaint as a sentence, with the nearest key where one is not known."""
-    from trainers.run_files import flatten
+    from trainers.tuning.run_files import flatten
 
-    message = str(error.args[0] if error.args else error).splitlines()[0]
+    message = str(error.args[0] if error.args else error)
+    if message.startswith("Type mismatch"):  # the values, of which a whole node may be one, come in between
+        return "wrong type of value" + message[message.rindex(" for config key"):]
     if not message.startswith("Non-existent"):
-        return message
+        return message.splitlines()[0]
     key = message.split(": ")[-1]
     return f"there is no config key {key}: {nearest(key, flatten(cfg))}"
 
@@ -90,16 +102,16 @@ def setup_cfg(args: argparse.Namespace):
         (cfg.MODEL.BACKBONE, "NAME", args.backbone),
         (cfg.MODEL.HEAD, "NAME", args.head),
     ):
-        if value:
+        if value not in (None, ""):
             node[key] = value
     merge_options(cfg, args.opts)
     cfg.freeze()
     return cfg
 
 
-def check_names(cfg) -> None:
+def check(args: argparse.Namespace, cfg) -> None:
     """Raises:
-        UserError: no such trainer or dataset.
+        UserError: no such trainer or dataset, a seed that is too large, or flags that do not go together.
     """
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
@@ -112,6 +124,22 @@ def check_names(cfg) -> None:
             raise UserError(f"no {what} is named; give {flag}")
         if name not in registry.registered_names():
             raise UserError(f'there is no {what} "{name}": {nearest(name, registry.registered_names())}')
+    if cfg.SEED >= 2**32:
+        raise UserError(f"the seed is {cfg.SEED}, but has to be below 2**32")
+    if not args.eval_only and (args.model_dir or args.load_epoch is not None):
+        raise UserError("--model-dir and --load-epoch say what to test; add --eval-only, or set MODEL.INIT_WEIGHTS to "
+                        "start training from a checkpoint")
+
+
+def tested(args: argparse.Namespace, cfg) -> Optional[str]:
+    """Checksum of the checkpoint that --eval-only loads; None where nothing is loaded."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from trainers.tuning.files import checksum
+
+    find = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "checkpoint_in", None)
+    path = find(args.model_dir, args.load_epoch) if args.eval_only and find else ""
+    return checksum(path) if path else None
 
 
 def main() -> None:
@@ -120,23 +148,24 @@ def main() -> None:
     # Everything heavy comes after the flags are read, so that --help is there at once.
     import promptbias  # noqa: F401 (provides Dassl and the trainers)
     import datasets
+    import dassl.utils
     from dassl.engine import build_trainer
     from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-    from trainers import run_files
+    from trainers.tuning import run_files
 
     datasets.register_all()
     cfg = setup_cfg(args)
-    check_names(cfg)
+    check(args, cfg)
     resuming = cfg.RESUME and os.path.realpath(cfg.RESUME) == os.path.realpath(cfg.OUTPUT_DIR)
-    results = run_files.finished(cfg, cfg.OUTPUT_DIR) if resuming else None
+    results = run_files.finished(cfg, cfg.OUTPUT_DIR, tested(args, cfg)) if resuming else None
     if results:
         print(f"{cfg.OUTPUT_DIR} is finished: accuracy {results['accuracy']:.1f} %")
         return
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     try:
-        if resuming:
+        if resuming or not os.path.exists(os.path.join(cfg.OUTPUT_DIR, run_files.RESULTS)):
             run_files.put_log_aside(cfg.OUTPUT_DIR)
         setup_logger(cfg.OUTPUT_DIR)
     except OSError as error:
@@ -144,12 +173,18 @@ def main() -> None:
     print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
     print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
 
-    trainer = build_trainer(cfg)
+    try:
+        trainer = build_trainer(cfg)
+    except getattr(dassl.utils, "ConfigError", ()) as error:  # the original Dassl has none
+        raise UserError(error) from error
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:
-        trainer.train()
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command goes on from the last finished epoch") from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import Dict, List, Optional
 
-from trainers.errors import cli
+from trainers.tuning.errors import cli
 
 # Commands that look at a run, in the order of the report. The module of each has `add_arguments(parser)` and
 # `run(study, args) -> Result`, and is imported only when it is asked for.

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from trainers.errors import UserError
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.errors import UserError
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from .figures import Result, legend, look, subplots
 from .recording import text_columns

@@ -6,7 +6,7 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 from .experiments import BLOCKS, DATASETS, Run, Setting, bias, plain, prompts
 from .results import draw, mean_std, read_results, spread

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.errors import UserError
-from trainers.tower import Tap, Tower, Tuner, join_heads
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.errors import UserError
+from trainers.tuning.tower import Tap, Tower, Tuner, join_heads
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from . import figures
 from .recording import tapped

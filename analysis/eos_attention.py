@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from .figures import Result, block_axis, heads_per_block, subplots
 from .recording import Watch, tapped, text_columns

@@ -14,8 +14,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import yaml
 
 from datasets.sources import SOURCES
-from trainers.errors import UserError
-from trainers.run_files import finished
+from trainers.tuning.errors import UserError
+from trainers.tuning.run_files import finished
 
 from .results import Results, read_results
 
@@ -96,7 +96,7 @@ def backbone_of(dataset: str) -> str:
 
 def generic_for(dataset: str) -> str:
     """GENERIC, or "" where that is the dataset's own template anyway: its runs are then those with its own."""
-    from trainers import templates
+    from trainers.tuning import templates
 
     with open(os.path.join("configs", "datasets", dataset + ".yaml"), encoding="utf-8") as file:
         name = yaml.safe_load(file)["DATASET"]["NAME"]

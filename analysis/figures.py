@@ -13,7 +13,7 @@ import numpy as np  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from trainers.files import writing  # noqa: E402
+from trainers.tuning.files import writing  # noqa: E402
 
 WIDTH = 7.2  # inches, of a figure as wide as a page's text
 

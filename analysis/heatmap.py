@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from .figures import WIDTH, Result, block_axis, heads_per_block, plt, subplots
 from .recording import Watch, recording, tapped, vision_columns

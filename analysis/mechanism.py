@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.tower import split_heads
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.tower import split_heads
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from . import figures
 from .constancy import PromptTerm

@@ -13,9 +13,9 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-from trainers.templates import tokenize
-from trainers.tower import Tap, Tower
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.templates import tokenize
+from trainers.tuning.tower import Tap, Tower
+from trainers.tuning.tuned_clip import TunedCLIP
 
 See = Callable[[int, Tensor], None]
 

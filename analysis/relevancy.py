@@ -4,9 +4,9 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor
 
-from trainers.errors import UserError
-from trainers.tower import Tower, Tuner
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.errors import UserError
+from trainers.tuning.tower import Tower, Tuner
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from .recording import gradients, recording
 

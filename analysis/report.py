@@ -5,8 +5,8 @@ import html
 import os
 from typing import List
 
-from trainers.errors import UserError
-from trainers.files import writing
+from trainers.tuning.errors import UserError
+from trainers.tuning.files import writing
 
 from . import figures
 from .__main__ import FIGURES, add_study_arguments, command_module, load_study, make_parser

@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 from tabulate import tabulate
 
-from trainers.errors import UserError
-from trainers.run_files import CONFIG, RESULTS
+from trainers.tuning.errors import UserError
+from trainers.tuning.run_files import CONFIG, RESULTS
 
 METRICS = {"accuracy": "accuracy %", "macro_f1": "macro-F1 %"}
 Results = Dict[str, Any]  # what results.json holds

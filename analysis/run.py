@@ -14,13 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 import datasets
-from trainers import run_files, zeroshot
+from trainers import zeroshot
 from trainers.bias_tuning import BlockBias
-from trainers.errors import UserError
 from trainers.ivlp import DeepPrompts
-from trainers.templates import GENERIC, template_of
-from trainers.tower import Tower
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning import run_files
+from trainers.tuning.errors import UserError
+from trainers.tuning.templates import GENERIC, template_of
+from trainers.tuning.tower import Tower
+from trainers.tuning.trainer import registered_as
+from trainers.tuning.tuned_clip import TunedCLIP
 
 ZERO_SHOT = "zero-shot CLIP"
 
@@ -145,6 +147,7 @@ def load_run(folder: str, root: str = "") -> TrainerX:
         cfg.merge_from_other_cfg(written)
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder}/{run_files.CONFIG} does not fit this version ({error.args[0]})") from error
+    cfg.TRAINER.NAME = registered_as(cfg.TRAINER.NAME)
     known = cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if known else None
     if not hasattr(trainer_class, "custom_clip"):

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from .recording import Watch, tapped
 from .run import Study

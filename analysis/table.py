@@ -15,8 +15,8 @@ from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 from tabulate import tabulate
 from tqdm import tqdm
 
-from trainers.errors import UserError, nearest
-from trainers.files import writing
+from trainers.tuning.errors import UserError, nearest
+from trainers.tuning.files import writing
 
 from .experiments import BLOCKS, DATASETS, Diverged, Run, Setting, bias, estimate, generic_for, plain, prompts
 from .results import Results, mean_std

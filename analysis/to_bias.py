@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.templates import GENERIC
+from trainers.tuning.templates import GENERIC
 
 from . import figures
 from .constancy import PromptTerm

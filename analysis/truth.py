@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.tower import Tap, Tuner
-from trainers.tuned_clip import TunedCLIP
+from trainers.tuning.tower import Tap, Tuner
+from trainers.tuning.tuned_clip import TunedCLIP
 
 from . import figures
 from .decompose import ImageBranch

@@ -14,9 +14,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import promptbias  # noqa: F401 (provides Dassl)
-from trainers.errors import UserError, cli
-from trainers.files import writing
-from trainers.tuned_clip import DTYPES, resolve_precision
+from trainers.tuning.errors import UserError, cli
+from trainers.tuning.files import writing
+from trainers.tuning.tuned_clip import DTYPES, resolve_precision
 
 from .cases import Case, file_sizes
 from .measure import Side, in_turn

@@ -10,8 +10,9 @@ from torch import Tensor
 
 import promptbias  # noqa: F401 (provides Dassl)
 from dassl.config import get_cfg_default
-from trainers import bias_tuning, ivlp, run_files, zeroshot
-from trainers.clip_models import import_clip
+from trainers import bias_tuning, ivlp, zeroshot
+from trainers.tuning import run_files
+from trainers.tuning.clip_models import import_clip
 
 from .usual import UsualBiasTuning, UsualCLIP, UsualIVLP, usual_relevancy
 

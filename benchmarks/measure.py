@@ -10,9 +10,9 @@ from typing import Any, Callable, List, Optional, Sequence
 
 import torch
 
-from trainers import frozen
-from trainers.errors import UserError
-from trainers.startup import keep_freed_memory
+from trainers.tuning import frozen
+from trainers.tuning.errors import UserError
+from trainers.tuning.startup import keep_freed_memory
 
 from .cases import Case, prepare
 

@@ -5,7 +5,7 @@ from typing import Dict, List
 import numpy as np
 
 from analysis import figures
-from trainers.tuned_clip import resolve_precision
+from trainers.tuning.tuned_clip import resolve_precision
 
 from .cases import Case
 from .measure import Side

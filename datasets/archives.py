@@ -10,8 +10,8 @@ from typing import IO, Callable, Iterator, Optional, Sequence, Tuple
 
 from tqdm import tqdm
 
-from trainers.errors import UserError
-from trainers.files import CHUNK
+from trainers.tuning.errors import UserError
+from trainers.tuning.files import CHUNK
 
 
 class _Refused(Exception):

@@ -2,7 +2,7 @@
 import pickle
 from typing import Dict, List, Sequence, Tuple
 
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 
 class _Datum:

@@ -3,7 +3,7 @@ import os
 import shutil
 import tempfile
 
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each

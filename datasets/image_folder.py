@@ -12,7 +12,7 @@ import os
 import re
 from typing import Dict, List
 
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each, listing

@@ -8,7 +8,7 @@ from typing import Dict, List
 
 from dassl.data.datasets import DatasetBase
 
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, listing, text_lines

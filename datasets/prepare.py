@@ -5,8 +5,8 @@ import os
 import shutil
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from trainers.errors import UserError, cli, nearest
-from trainers.files import download
+from trainers.tuning.errors import UserError, cli, nearest
+from trainers.tuning.files import download
 
 from .archives import unpack
 from .sources import SOURCES, Fetch, Source

@@ -19,8 +19,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from dassl.config import cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
-from trainers.errors import UserError
-from trainers.files import writing
+from trainers.tuning.errors import UserError
+from trainers.tuning.files import writing
 
 from .coop_pickle import read_pickle
 from .sources import source_of

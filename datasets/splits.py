@@ -9,7 +9,7 @@ import os
 import random
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 
 class Item(NamedTuple):

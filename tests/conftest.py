@@ -25,7 +25,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def random_clip():
     """A CLIP of three blocks of two heads, 32x32 pixels in 4x4 patches, in float32. Read only: take `small_clip`."""
-    from trainers.clip_models import import_clip
+    from trainers.tuning.clip_models import import_clip
 
     _, model = import_clip()
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from analysis.recording import gradients, recording, text_columns, vision_column
 from analysis.relevancy import head_means, relevancy, row_of_product, shares
 from analysis.statistics import Means, correlation, groups, rank_correlation
 from trainers import bias_tuning, ivlp, zeroshot
-from trainers.tower import Tap, Tuner
+from trainers.tuning.tower import Tap, Tuner
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 V, T, M, L, H = 3, 4, 16, 3, 2
@@ -149,7 +149,7 @@ def test_gradient_is_the_slope_of_y(deep, images):
 
 
 def test_columns_are_named_as_the_tokens_stand(models):
-    from trainers.clip_models import import_clip
+    from trainers.tuning.clip_models import import_clip
 
     clip, _ = import_clip()
     assert vision_columns(models["deep"]) == {"cls": slice(0, 1), "patches": slice(1, 17), "prompts": slice(17, 20)}

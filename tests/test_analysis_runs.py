@@ -18,7 +18,7 @@ from analysis.run import Study, load_run, spread
 from conftest import ROOT, THREE_BLOCKS
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 MINE = {"contribution": contribution, "eos-attention": eos_attention, "distance": distance, "entropy": entropy,

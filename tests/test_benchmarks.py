@@ -13,8 +13,8 @@ from benchmarks import cases, measure, profile
 from benchmarks.cases import Case
 from benchmarks.usual import usual_relevancy
 from conftest import ROOT
-from trainers import frozen
-from trainers.errors import UserError
+from trainers.tuning import frozen
+from trainers.tuning.errors import UserError
 
 SMALL = dict(embed_dim=32, image_resolution=32, vision_layers=3, vision_width=128, vision_patch_size=8,
              context_length=77, vocab_size=49408, transformer_width=128, transformer_heads=2, transformer_layers=3)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainers import clip_models
-from trainers.errors import UserError
+from trainers.tuning import clip_models
+from trainers.tuning.errors import UserError
 
 
 def test_weights_files_give_the_clip_they_hold(random_clip, tmp_path):
@@ -29,6 +29,13 @@ def test_an_archive_with_code_that_is_not_openais_is_refused(tmp_path):
 def test_a_damaged_weights_file_is_refused(tmp_path):
     (tmp_path / "clip.pt").write_bytes(b"PK\x03\x04 and nothing more")
     with pytest.raises(UserError, match="clip.pt is no CLIP weights file"):
+        clip_models.load_clip(str(tmp_path / "clip.pt"))
+
+
+@pytest.mark.parametrize("holds, said", [([1, 2], "tensors by their names"), ({"a": torch.zeros(1)}, "holds no CLIP")])
+def test_a_file_of_something_else_is_refused(tmp_path, holds, said):
+    torch.save(holds, tmp_path / "clip.pt")
+    with pytest.raises(UserError, match=said):
         clip_models.load_clip(str(tmp_path / "clip.pt"))
 
 

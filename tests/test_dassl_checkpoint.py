@@ -90,16 +90,17 @@ def test_reading_without_torch_gives_the_same_tensors(tmp_path, zipped):
     assert loaded["transposed"][3, 0] == -1.0  # views of one storage stay so
 
 
-def test_a_schedule_goes_on_from_dassls_own_state(tmp_path):
+@pytest.mark.parametrize("recount", [True, False])
+def test_a_schedule_goes_on_from_dassls_own_state(tmp_path, recount):
     """There the warm-up stops counting at its end, and the live successor counts on."""
     cfg = get_cfg_default().OPTIM
     cfg.NAME, cfg.LR, cfg.LR_SCHEDULER, cfg.WARMUP_EPOCH, cfg.WARMUP_TYPE = "sgd", 1.0, "multi_step", 2, "constant"
-    cfg.STEPSIZE = [3]
+    cfg.STEPSIZE, cfg.WARMUP_RECOUNT = [3 if recount else 5], recount
     model = torch.nn.Linear(1, 1)
     optimizer = build_optimizer(model, cfg)
     scheduler = build_lr_scheduler(optimizer, cfg)
     state = {"last_epoch": 2, "base_lrs": [1.0], "_step_count": 3, "_last_lr": [1.0], "cons_lr": 1e-5,
-             "warmup_epoch": 2, "successor": LiveScheduler(optimizer, 2)}
+             "warmup_epoch": 2, "successor": LiveScheduler(optimizer, 2 if recount else 4)}
     torch.save({"state_dict": model.state_dict(), "epoch": 4, "scheduler": state}, tmp_path / "model")
     (tmp_path / "checkpoint").write_text("model\n")
     assert resume_from_checkpoint(str(tmp_path), model, None, scheduler) == 4

@@ -23,7 +23,7 @@ from datasets.digits import write_digits
 from datasets.image_folder import readable
 from datasets.sources import SOURCES
 from datasets.splits import Item, seeded, subsample_classes
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 datasets.register_all()
 EUROSAT = [

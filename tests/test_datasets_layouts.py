@@ -16,7 +16,7 @@ from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 import datasets
 from datasets.sources import SOURCES
 from miniatures import MINIATURES
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 datasets.register_all()
 VARIANTS = {"imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"}

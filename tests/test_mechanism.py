@@ -13,8 +13,8 @@ from analysis.constancy import PromptTerm
 from analysis.decompose import PLAIN, ImageBranch, Shares, TakenApart, TextBranch
 from analysis.mechanism import VARIANTS, WHERE, accuracies, variant_features
 from trainers import bias_tuning, ivlp, zeroshot
-from trainers.errors import UserError
-from trainers.tower import Tap, Tuner
+from trainers.tuning.errors import UserError
+from trainers.tuning.tower import Tap, Tuner
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 V, T, M, L = 3, 4, 16, 3

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from trainers import bias_tuning, ivlp, zeroshot
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 NAMES = ["Annual Crop Land", "Forest", "Highway or Road", "Sea_or_Lake"]
 TEMPLATE = "a centered satellite photo of {}."
@@ -162,10 +162,13 @@ def test_text_is_encoded_once_until_something_changes(small_clip, config, batch)
         model.learner.text.bias += 1
         changed = model(batch[0])
         assert len(encoded) == 2
+        model.text.clip.token_embedding.weight *= 2
+        changed = model(batch[0])
+        assert len(encoded) == 3
     torch.testing.assert_close(model(batch[0]), changed)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "amp"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "amp"])
 def test_lower_precision_stays_close_and_learns_in_float32(small_clip, config, batch, precision):
     exact = bias_tuning.CustomCLIP(config(), NAMES, copy.deepcopy(small_clip))
     model = bias_tuning.CustomCLIP(config("BIASTUNING.PREC", precision), NAMES, small_clip)
@@ -177,6 +180,7 @@ def test_lower_precision_stays_close_and_learns_in_float32(small_clip, config, b
 
 @pytest.mark.parametrize("module, pairs, said", [
     (bias_tuning, ("BIASTUNING.DEPTH_VISION", 4), "DEPTH_VISION is 4, but has to be between 0 and 3"),
+    (bias_tuning, ("BIASTUNING.DEPTH_VISION", 0, "BIASTUNING.DEPTH_TEXT", 0), "nothing to learn"),
     (bias_tuning, ("BIASTUNING.PREC", "fp8"), "has to be one of auto, fp32"),
     (bias_tuning, ("BIASTUNING.TEMPLATE", "a photo"), "needs one {}"),
     (ivlp, ("IVLP.PROMPT_DEPTH_TEXT", 0), "PROMPT_DEPTH_TEXT is 0, but has to be between 1 and 3"),
@@ -190,6 +194,24 @@ def test_what_does_not_fit_is_refused(small_clip, config, module, pairs, said):
     with pytest.raises(UserError) as refused:
         module.CustomCLIP(config(*pairs), NAMES, small_clip)
     assert said in str(refused.value)
+
+
+def test_every_block_has_a_bias_unless_a_depth_is_given(small_clip, config):
+    model = bias_tuning.CustomCLIP(config("BIASTUNING.DEPTH_TEXT", -1, "BIASTUNING.DEPTH_VISION", 2), NAMES, small_clip)
+    assert len(model.learner.text.bias) == 3 and len(model.learner.vision.bias) == 2
+
+
+def test_no_ctx_init_is_an_empty_one(small_clip, config):
+    cfg = config()
+    cfg.TRAINER.IVLP.CTX_INIT = None
+    assert ivlp.CustomCLIP(cfg, NAMES, small_clip).template == "X X X X {}."
+
+
+def test_a_clip_with_another_activation_is_refused(small_clip, config):
+    for block in small_clip.transformer.resblocks:
+        block.mlp.gelu = torch.nn.GELU()
+    with pytest.raises(UserError, match="QuickGELU"):
+        bias_tuning.CustomCLIP(config(), NAMES, small_clip)
 
 
 def test_a_resnet_clip_is_refused(config):

@@ -82,6 +82,8 @@ def train(folder, weights, trainer, path):
 @pytest.mark.slow
 def test_one_line_is_enough(checkout, weights_file):
     folder = checkout("import promptbias")
+    for name in ("templates", "errors", "files", "trainer"):  # their own modules, of everyday names
+        (folder / "trainers" / f"{name}.py").touch()
     done = train(folder, weights_file, "BiasTuning", [os.path.join(ROOT, "compat"), ROOT])
     assert done.returncode == 0, done.stderr
     assert "registered: CoOp IVLP BiasTuning ZeroshotCLIP" in done.stdout
@@ -100,9 +102,9 @@ def test_a_name_that_is_taken_stays_theirs(checkout, weights_file):
 @pytest.mark.slow
 def test_copied_files_work_without_the_hook(checkout, weights_file):
     folder = checkout("import trainers.bias_tuning")
-    for name in os.listdir(os.path.join(ROOT, "trainers")):
-        if name.endswith(".py") and name != "__init__.py":
-            shutil.copy(os.path.join(ROOT, "trainers", name), folder / "trainers")
+    for name in ("bias_tuning.py", "tuning"):
+        copy = shutil.copytree if name == "tuning" else shutil.copy
+        copy(os.path.join(ROOT, "trainers", name), folder / "trainers" / name)
     done = train(folder, weights_file, "BiasTuning", [os.path.join(ROOT, "compat")])
     assert done.returncode == 0, done.stderr
     assert "registered: CoOp BiasTuning" in done.stdout and (folder / "output" / "results.json").exists()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import results
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 
 @pytest.fixture

@@ -4,19 +4,22 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from dassl.config import get_cfg_default
 
 from conftest import ROOT
-from trainers import run_files
-from trainers.errors import UserError
+from trainers.tuning import run_files
+from trainers.tuning.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,93 @@ def test_the_parser_of_coop_reads_the_log(run):
     assert values == [round(json.loads((run[0] / "results.json").read_text())["accuracy"], 1)]
 
 
+def test_rates_are_those_of_the_paper(train_py, tmp_path):
+    """SGD at 0.0025, cosine over 10 epochs, the first at 1e-5. Only the last step's line shows the next epoch's rate."""
+    done = train_py("--output-dir", str(tmp_path), "OPTIM.MAX_EPOCH", "10", "OPTIM.LR", "0.0025", "TRAIN.PRINT_FREQ", "1")
+    assert done.returncode == 0, done.stderr
+    rates = dict(re.findall(r"epoch \[(\d+)/10\] batch \[1/\d+\].* lr (\S+)", (tmp_path / "log.txt").read_text()))
+    assert [float(rates[str(epoch)]) for epoch in range(1, 11)] == pytest.approx(
+        [1e-5, 2.5e-3, 2.438821e-3, 2.261271e-3, 1.984732e-3, 1.636271e-3, 1.25e-3, 8.637288e-4, 5.152684e-4, 2.387288e-4],
+        rel=1e-3)
+
+
+def test_macro_f1_is_the_evaluators(run):
+    logged = re.findall(r"\* macro_f1: ([\d.]+)%", (run[0] / "log.txt").read_text())
+    assert float(logged[-1]) == round(json.loads((run[0] / "results.json").read_text())["macro_f1"], 1)
+
+
+def test_classes_of_one_name_are_counted_each():
+    from trainers.zeroshot import ZeroshotCLIP
+
+    trainer = object.__new__(ZeroshotCLIP)
+    trainer.cfg, trainer.device, trainer.num_classes = get_cfg_default(), torch.device("cpu"), 3
+    trainer.lab2cname = {0: "crane", 1: "maillot", 2: "crane"}
+    trainer.evaluator = SimpleNamespace(_y_true=[0, 0, 1, 2], _y_pred=[0, 1, 1, 2])
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(train_x=[]))
+    trainer.model = SimpleNamespace(learner=torch.nn.Identity(), template="{}", precision="fp32")
+    found = trainer.results(75.0, {})["per_class"]
+    assert {name: (c["accuracy"], c["count"]) for name, c in found.items()} == {
+        "crane": (50, 2), "maillot": (100, 1), "crane (2)": (100, 1)}
+
+
+def test_a_tested_checkpoint_is_not_a_finished_training(run, train_py, tmp_path):
+    folder, flags = run[0], ["--output-dir", str(tmp_path), "--resume", str(tmp_path)]
+    test = ["--eval-only", "--model-dir", str(folder), *flags]
+    assert train_py(*test).returncode == 0 and "is finished" in train_py(*test).stdout
+    done = train_py(*flags)
+    assert done.returncode == 0 and "is finished" not in done.stdout
+    assert torch.equal(learned(tmp_path)["state_dict"]["text.bias"], learned(folder)["state_dict"]["text.bias"])
+
+
+def test_results_of_another_checkpoint_are_not_shown(run, train_py, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run[0] / "BlockBias", other / "BlockBias")
+    checkpoint = learned(other)
+    checkpoint["state_dict"]["text.bias"] += 3
+    torch.save(checkpoint, other / "BlockBias" / "model.pth.tar-2")
+    flags = ["--eval-only", "--output-dir", str(tmp_path / "eval"), "--resume", str(tmp_path / "eval")]
+    for model in (run[0], other):
+        done = train_py(*flags, "--model-dir", str(model))
+        assert done.returncode == 0 and "is finished" not in done.stdout
+    assert "is finished" in train_py(*flags, "--model-dir", str(other)).stdout
+
+
+def test_the_results_of_a_training_are_not_overwritten_by_a_test(run, train_py):
+    before = (run[0] / "results.json").read_text()
+    done = train_py("--eval-only", "--model-dir", str(run[0]), "--output-dir", str(run[0]))
+    assert done.returncode == 1 and "holds a training run" in done.stderr
+    assert (run[0] / "results.json").read_text() == before
+
+
+def test_a_run_on_other_images_does_not_go_on(run, train_py, tmp_path):
+    state = run[0] / "BlockBias" / run_files.STATE
+    (tmp_path / "BlockBias").mkdir()
+    torch.save({**torch.load(state, weights_only=True), "data": "another"}, tmp_path / "BlockBias" / run_files.STATE)
+    done = train_py("--output-dir", str(tmp_path))
+    assert done.returncode == 1 and "other classes or training images" in done.stderr
+
+
+def test_going_on_in_another_folder(run, train_py, tmp_path):
+    done = train_py("--output-dir", str(tmp_path / "new"), "--resume", str(run[0]))
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(learned(tmp_path / "new")["state_dict"]["text.bias"], learned(run[0])["state_dict"]["text.bias"])
+    done = train_py("--output-dir", str(tmp_path / "newer"), "--resume", str(tmp_path / "typo"))
+    assert done.returncode == 1 and "nothing to go on with" in done.stderr
+
+
+def test_the_log_of_a_broken_run_makes_way(run, train_py, tmp_path):
+    (tmp_path / "log.txt").write_text("broken off")
+    assert train_py("--output-dir", str(tmp_path)).returncode == 0
+    assert "Finish training" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_sampler_whose_epochs_differ_in_length(train_py, tmp_path):
+    done = train_py("--output-dir", str(tmp_path), "DATASET.NUM_SHOTS", "16", "DATALOADER.TRAIN_X.SAMPLER",
+                    "RandomClassSampler", "DATALOADER.TRAIN_X.N_INS", "4", "DATALOADER.TRAIN_X.BATCH_SIZE", "12",
+                    "OPTIM.MAX_EPOCH", "4")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(run, train_py, tmp_path):
     folder = tmp_path / "killed"
@@ -123,7 +213,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, train_py, tmp_path):
 
 
 def test_the_state_of_a_warm_up_includes_what_follows_it():
-    from trainers.tuning_trainer import scheduler_state, set_scheduler_state
+    from trainers.tuning.trainer import scheduler_state, set_scheduler_state
 
     class WarmUp(torch.optim.lr_scheduler.ConstantLR):  # as Dassl's: counts its own epoch, then another scheduler takes over
         def __init__(self, optimizer):
@@ -223,6 +313,22 @@ def test_loading_runs_nothing(tmp_path):
     (("DATASET.NUM_SHOTS", "0"), "NUM_SHOTS"),
     (("--output-dir", "/dev/null/out"), "/dev/null/out"),
     (("OPTIM.LR", "1e30"), "the last good checkpoint is kept"),
+    (("OPTIM.LR", "-1.0"), "OPTIM.LR is -1.0, but has to be at least 0"),
+    (("OPTIM.NAME", "sgdd"), "OPTIM.NAME is one of"),
+    (("OPTIM.LR.FOO", "1"), "OPTIM.LR.FOO"),
+    (("OPTIM", "5"), "there is no config key OPTIM: did you mean"),
+    (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH is 0"),
+    (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER is one of"),
+    (("INPUT.PIXEL_STD", "[1.0, 1.0]"), "three numbers"),
+    (("INPUT.RRCROP_SCALE", "(1.0, 0.1)"), "the smaller one first"),
+    (("INPUT.NO_TRANSFORM", "True"), "INPUT.NO_TRANSFORM is True"),
+    (("TEST.FINAL_MODEL", "best"), "'last_step' or 'best_val'"),
+    (("TEST.EVALUATOR", "Foo"), '"Foo" is not available'),
+    (("DATALOADER.TRAIN_X.SAMPLER", "Foo"), '"Foo" is no sampler'),
+    (("--transforms", "random_flop"), '"random_flop" is no transform'),
+    (("--seed", "99999999999"), "below 2**32"),
+    (("--model-dir", "somewhere"), "add --eval-only"),
+    (("TRAINER.BIASTUNING.DEPTH_TEXT", "0", "TRAINER.BIASTUNING.DEPTH_VISION", "0"), "nothing to learn"),
 ])
 def test_bad_input_gets_one_clear_sentence(train_py, tmp_path, monkeypatch, words, said):
     import train
@@ -235,6 +341,27 @@ def test_bad_input_gets_one_clear_sentence(train_py, tmp_path, monkeypatch, word
         train.main()
     assert said in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("name, text, said", [
+    ("code.py", "cfg = {}", "no YAML"),
+    ("list.yaml", "- 1", "has to hold keys"),
+    ("tab.yaml", "OPTIM:\n\tLR: 1", "in line 2"),
+    ("latin.yaml", b"A: \xe9", "UTF-8"),
+])
+def test_a_config_that_is_none_is_refused_and_never_run(train_py, tmp_path, name, text, said):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    done = train_py("--output-dir", str(tmp_path / "out"), "--config-file", str(tmp_path / name))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert said in done.stderr or name == "code.py" and "has to hold keys" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["results.json", "config.yaml"])
+def test_a_damaged_file_of_a_run_is_one_sentence(run, train_py, tmp_path, file):
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / file).write_text("{ broken: [")
+    done = train_py("--output-dir", str(tmp_path / "run"), "--resume", str(tmp_path / "run"))
+    assert done.returncode == 1 and file in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_bad_input_ends_the_command_with_one_line(train_py, tmp_path):

@@ -15,7 +15,7 @@ from analysis import experiments, table
 from analysis.__main__ import main
 from conftest import ROOT, THREE_BLOCKS
 from miniatures import MINIATURES
-from trainers.errors import UserError
+from trainers.tuning.errors import UserError
 
 
 @pytest.fixture(autouse=True)

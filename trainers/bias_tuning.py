@@ -8,17 +8,18 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .templates import checked, template_of
-from .tower import Tuner
-from .tuned_clip import Learner, TunedCLIP, check_depth
-from .tuning_trainer import TuningTrainer, add_config, register
+from .tuning.errors import UserError
+from .tuning.templates import checked, template_of
+from .tuning.tower import Tuner
+from .tuning.trainer import TuningTrainer, add_config, register
+from .tuning.tuned_clip import Learner, TunedCLIP, check_depth
 
 add_config(
     "BIASTUNING",
     PREC="auto",  # fp32, fp16, amp, bf16 or auto
     TEMPLATE="",  # text around the class name, such as "a photo of a {}."; "" is the dataset's own
-    DEPTH_VISION=12,  # blocks of the image branch that get a bias, from the first on
-    DEPTH_TEXT=12,
+    DEPTH_VISION=-1,  # blocks of the image branch that get a bias, from the first on; -1: all
+    DEPTH_TEXT=-1,
     INIT_STD=0.0,  # 0 starts from zero-shot CLIP
 )
 
@@ -52,12 +53,16 @@ class CustomCLIP(TunedCLIP):
             template=checked(node.TEMPLATE, "TRAINER.BIASTUNING.TEMPLATE") if node.TEMPLATE else template_of(cfg),
             precision=node.PREC,
         )
-        check_depth("TRAINER.BIASTUNING.DEPTH_VISION", node.DEPTH_VISION, self.vision)
-        check_depth("TRAINER.BIASTUNING.DEPTH_TEXT", node.DEPTH_TEXT, self.text)
-        self.learner = Learner(
-            vision=BlockBias(node.DEPTH_VISION, self.vision.width, node.INIT_STD),
-            text=BlockBias(node.DEPTH_TEXT, self.text.width, node.INIT_STD),
-        )
+        tuners = {}
+        for branch, tower in (("vision", self.vision), ("text", self.text)):
+            key = f"DEPTH_{branch.upper()}"
+            depth = len(tower.blocks) if node[key] == -1 else node[key]
+            check_depth(f"TRAINER.BIASTUNING.{key}", depth, tower)
+            tuners[branch] = BlockBias(depth, tower.width, node.INIT_STD)
+        if not any(len(tuner.bias) for tuner in tuners.values()):
+            raise UserError("TRAINER.BIASTUNING.DEPTH_VISION and DEPTH_TEXT are both 0, so there is nothing to learn; "
+                            "for plain CLIP take --trainer ZeroshotCLIP")
+        self.learner = Learner(**tuners)
 
     def fold(self) -> nn.Module:
         """Move the biases into the stock CLIP, which then is the tuned model and is returned; the learned ones become 0."""

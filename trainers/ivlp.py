@@ -10,11 +10,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .errors import UserError
-from .templates import checked, fill
-from .tower import EVERY, Tuner
-from .tuned_clip import Learner, TunedCLIP, check_depth
-from .tuning_trainer import TuningTrainer, add_config, register
+from .tuning.errors import UserError
+from .tuning.templates import checked
+from .tuning.tower import EVERY, Tuner
+from .tuning.trainer import TuningTrainer, add_config, register
+from .tuning.tuned_clip import Learner, TunedCLIP, check_depth
 
 add_config(
     "IVLP",
@@ -73,7 +73,7 @@ class CustomCLIP(TunedCLIP):
             raise UserError(f"TRAINER.IVLP.N_CTX_TEXT is {T}, but at least 1 text prompt is needed")
         if V < 1 and node.PROMPT_DEPTH_VISION > 0:
             raise UserError(f"TRAINER.IVLP.N_CTX_VISION is {V}; for no vision prompts set PROMPT_DEPTH_VISION to 0")
-        words = node.CTX_INIT.replace("_", " ") if T <= LONGEST_CTX_INIT else ""
+        words = (node.CTX_INIT or "").replace("_", " ") if T <= LONGEST_CTX_INIT else ""
         context = words or " ".join(["X"] * T)
         super().__init__(cfg, classnames, clip_model, template=checked(context + " {}.", "TRAINER.IVLP.CTX_INIT"),
                          precision=node.PREC)

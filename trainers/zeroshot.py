@@ -1,8 +1,8 @@
 """Zero-shot CLIP: the dataset's template around the class names, nothing learned (the first column of the paper's tables)."""
-from .templates import checked, template_of
-from .tower import Tuner
-from .tuned_clip import Learner, TunedCLIP
-from .tuning_trainer import TuningTrainer, add_config, register
+from .tuning.templates import checked, template_of
+from .tuning.tower import Tuner
+from .tuning.trainer import TuningTrainer, add_config, register
+from .tuning.tuned_clip import Learner, TunedCLIP
 
 add_config(
     "ZEROSHOTCLIP",
@@ -31,6 +31,11 @@ class ZeroshotCLIP(TuningTrainer):
     def train(self) -> None:
         self.max_epoch = 0
         super().train()
+
+    @classmethod
+    def checkpoint_in(cls, directory, epoch=None) -> str:
+        """None: nothing was learned."""
+        return ""
 
     def load_model(self, directory, epoch=None) -> None:
         """Nothing was learned, so nothing is loaded."""

@@ -12,7 +12,7 @@ from torchvision import transforms as T
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.utils import read_image
+from dassl.utils import ConfigError, read_image
 from dassl.utils.tools import image_bytes
 
 from .datasets import build_dataset
@@ -46,7 +46,7 @@ class DatasetWrapper(TorchDataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
-            raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat")
+            raise ConfigError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat")
 
         plain = [T.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]), T.ToTensor()]
         if "normalize" in cfg.INPUT.TRANSFORMS:
@@ -110,10 +110,10 @@ def build_data_loader(
     In training a last batch that is not full is left out, unless there are too few images for even one.
 
     Raises:
-        ValueError: there is not one image.
+        ConfigError: there is not one image.
     """
     if not data_source:
-        raise ValueError(f"the {'training' if is_train else 'test'} set of {cfg.DATASET.NAME} has no image")
+        raise ConfigError(f"the {'training' if is_train else 'test'} set of {cfg.DATASET.NAME} has no image")
     return (TrainLoader if is_train else DataLoader)(
         (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,

@@ -6,6 +6,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
 
+from dassl.utils import ConfigError
+
 __all__ = ["RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "build_sampler"]
 
 
@@ -40,7 +42,7 @@ class RandomDomainSampler(_GroupSampler):
         self.domains = list(self.by_domain)
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
         if batch_size % self.n_domain:
-            raise ValueError(f"a batch of {batch_size} cannot be shared equally by {self.n_domain} domains")
+            raise ConfigError(f"a batch of {batch_size} cannot be shared equally by {self.n_domain} domains")
         self.n_images = batch_size // self.n_domain
         super().__init__()
 
@@ -78,7 +80,7 @@ class RandomClassSampler(_GroupSampler):
         self.n_ins = n_ins
         self.n_classes = batch_size // n_ins
         if not 0 < self.n_classes <= len(self.by_class):
-            raise ValueError(
+            raise ConfigError(
                 f"a batch of {batch_size} with {n_ins} images per class needs 1 to {len(self.by_class)} classes, "
                 f"not {self.n_classes}"
             )
@@ -110,7 +112,7 @@ def build_sampler(
     n_domain: int = 0,
     n_ins: int = 16,
 ) -> Sampler:
-    """The sampler of that name; ValueError for an unknown one."""
+    """The sampler of that name; ConfigError for an unknown one."""
     known = {
         "RandomSampler": lambda: RandomSampler(data_source),
         "SequentialSampler": lambda: SequentialSampler(data_source),
@@ -119,5 +121,5 @@ def build_sampler(
         "RandomClassSampler": lambda: RandomClassSampler(data_source, batch_size, n_ins),
     }
     if sampler_type not in known:
-        raise ValueError(f'"{sampler_type}" is no sampler; known: {", ".join(known)}')
+        raise ConfigError(f'"{sampler_type}" is no sampler; known: {", ".join(known)}')
     return known[sampler_type]()

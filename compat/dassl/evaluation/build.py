@@ -9,7 +9,7 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
-    """An instance of `TEST.EVALUATOR`; ValueError if it is not registered."""
+    """An instance of `TEST.EVALUATOR`; ConfigError if it is not registered."""
     check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names())
     if cfg.VERBOSE:
         print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")

@@ -7,6 +7,8 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 from yacs.config import CfgNode
 
+from dassl.utils import ConfigError
+
 __all__ = ["EpochSchedule", "build_lr_scheduler"]
 
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
@@ -18,17 +20,20 @@ class EpochSchedule(_Base):
     """Sets each parameter group's rate to `rate(base rate, epoch)`; `step()` ends an epoch.
 
     A closed form of the epoch: the state is plain numbers, and nothing drifts when a run is resumed.
+
+    Args:
+        skipped: epochs that what follows the warm-up does not begin with.
     """
 
-    def __init__(self, optimizer: Optimizer, rate: Callable[[float, int], float]):
-        self.rate = rate
+    def __init__(self, optimizer: Optimizer, rate: Callable[[float, int], float], skipped: int = 0):
+        self.rate, self.skipped = rate, skipped
         super().__init__(optimizer)
 
     def get_lr(self) -> List[float]:
         return [self.rate(base, self.last_epoch) for base in self.base_lrs]
 
     def state_dict(self) -> Dict[str, Any]:
-        return {key: value for key, value in super().state_dict().items() if key != "rate"}
+        return {key: value for key, value in super().state_dict().items() if key not in ("rate", "skipped")}
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Take over our own state or that of Dassl's scheduler.
@@ -39,7 +44,7 @@ class EpochSchedule(_Base):
         state = dict(state_dict)
         successor = state.pop("successor", None)
         if successor is not None:
-            state["last_epoch"] += successor.last_epoch
+            state["last_epoch"] += successor.last_epoch - self.skipped
         super().load_state_dict({key: value for key, value in state.items() if key in self.state_dict()})
 
 
@@ -54,17 +59,17 @@ def _decay(optim_cfg: CfgNode) -> Callable[[int], float]:
     if name == "single_step":
         step = steps[-1] if isinstance(steps, (list, tuple)) else steps
         if not isinstance(step, int):
-            raise TypeError(f"OPTIM.STEPSIZE of single_step is a whole number of epochs, not {step!r}")
+            raise ConfigError(f"OPTIM.STEPSIZE of single_step is a whole number of epochs, not {step!r}")
         step = step if step > 0 else max_epoch
         return lambda epoch: gamma ** (epoch // step)
 
     if name == "multi_step":
         if not isinstance(steps, (list, tuple)):
-            raise TypeError(f"OPTIM.STEPSIZE of multi_step is a list of epochs, not {steps!r}")
+            raise ConfigError(f"OPTIM.STEPSIZE of multi_step is a list of epochs, not {steps!r}")
         milestones = sorted(steps)
         return lambda epoch: gamma ** bisect.bisect_right(milestones, epoch)
 
-    raise ValueError(f'OPTIM.LR_SCHEDULER is one of {", ".join(AVAI_SCHEDS)}, not "{name}"')
+    raise ConfigError(f'OPTIM.LR_SCHEDULER is one of {", ".join(AVAI_SCHEDS)}, not "{name}"')
 
 
 def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> EpochSchedule:
@@ -75,20 +80,20 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> EpochSchedul
     reached by then.
 
     Raises:
-        ValueError, TypeError: an unknown schedule or warm-up, or a STEPSIZE that does not fit it.
+        ConfigError: an unknown schedule or warm-up, or a STEPSIZE that does not fit it.
     """
     decay = _decay(optim_cfg)
     warmup = max(0, optim_cfg.WARMUP_EPOCH)
     kind, constant, lowest = optim_cfg.WARMUP_TYPE, optim_cfg.WARMUP_CONS_LR, optim_cfg.WARMUP_MIN_LR
     if warmup and kind not in ("constant", "linear"):
-        raise ValueError(f'OPTIM.WARMUP_TYPE is constant or linear, not "{kind}"')
+        raise ConfigError(f'OPTIM.WARMUP_TYPE is constant or linear, not "{kind}"')
     skipped = 0 if optim_cfg.WARMUP_RECOUNT else warmup
 
     def rate(base: float, epoch: int) -> float:
         if epoch >= warmup:
-            return base * decay(epoch - warmup + skipped) / decay(skipped)
+            return base * decay(epoch - warmup + skipped) / (decay(skipped) or 1)
         if kind == "constant":
             return constant
         return base * epoch / warmup if epoch else lowest
 
-    return EpochSchedule(optimizer, rate)
+    return EpochSchedule(optimizer, rate, skipped)

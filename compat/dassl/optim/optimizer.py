@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from dassl.utils import ConfigError
+
 __all__ = ["RAdam", "build_optimizer"]
 
 
@@ -51,7 +53,7 @@ def build_optimizer(
         param_groups: used instead of `model` if given.
 
     Raises:
-        ValueError: unknown name.
+        ConfigError: unknown name.
     """
     adam = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)}
     sgd = {"dampening": optim_cfg.SGD_DAMPNING, "nesterov": optim_cfg.SGD_NESTEROV}
@@ -64,7 +66,7 @@ def build_optimizer(
         "rmsprop": (torch.optim.RMSprop, {"momentum": optim_cfg.MOMENTUM, "alpha": optim_cfg.RMSPROP_ALPHA}),
     }
     if optim_cfg.NAME not in known:
-        raise ValueError(f'OPTIM.NAME is one of {", ".join(known)}, not "{optim_cfg.NAME}"')
+        raise ConfigError(f'OPTIM.NAME is one of {", ".join(known)}, not "{optim_cfg.NAME}"')
 
     if param_groups is not None:
         if optim_cfg.STAGED_LR:

@@ -13,9 +13,13 @@ import torch
 from PIL import Image
 
 __all__ = [
-    "ImageError", "mkdir_if_missing", "check_isfile", "read_json", "write_json", "set_random_seed", "read_image",
+    "ConfigError", "ImageError", "mkdir_if_missing", "check_isfile", "read_json", "write_json", "set_random_seed", "read_image",
     "collect_env_info", "listdir_nohidden", "check_availability", "tolist_if_not",
 ]
+
+
+class ConfigError(ValueError):
+    """A configuration, or data, that no run can come of. The message names the key or the place, and what it may be."""
 
 
 class ImageError(OSError):
@@ -24,6 +28,9 @@ class ImageError(OSError):
     def __init__(self, message: str):
         # a loader's worker process hands an error on as the text of its traceback; our sentence stands at its end
         super().__init__(message.rpartition("ImageError: ")[2].strip())
+
+
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's names for pixels of 16 or 32 bits
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -62,10 +69,12 @@ def read_image(path: str) -> Image.Image:
     """The image in RGB.
 
     Raises:
-        ImageError: missing, truncated or no image; names the file.
+        ImageError: missing, truncated or no image, or deeper than 8 bits, which Pillow would cut off; names the file.
     """
     try:
         with Image.open(path) as image:
+            if image.mode in DEEP_MODES:
+                raise ValueError(f"mode {image.mode}, more than 8 bits per channel; save it with 8")
             return image.convert("RGB")
     except Exception as error:  # each of Pillow's decoders fails in its own way
         what = "there is no image" if not os.path.exists(path) else f"not a readable image ({error})"
@@ -108,13 +117,13 @@ def listdir_nohidden(path: str, sort: bool = False) -> List[str]:
 
 
 def check_availability(requested: str, available: Sequence[str]) -> None:
-    """Raises ValueError, with the nearest match, if `requested` is none of `available`."""
+    """Raises ConfigError, with the nearest match, if `requested` is none of `available`."""
     if requested in available:
         return
     folded = {name.lower(): name for name in available}
     near = difflib.get_close_matches(requested.lower(), folded, n=1)
     hint = f'did you mean "{folded[near[0]]}"?' if near else f"known: {', '.join(sorted(available)) or 'none'}"
-    raise ValueError(f'"{requested}" is not available; {hint}')
+    raise ConfigError(f'"{requested}" is not available; {hint}')
 
 
 def tolist_if_not(x: Any) -> list:

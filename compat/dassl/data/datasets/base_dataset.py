@@ -4,6 +4,8 @@ import random
 from collections import defaultdict
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
+from dassl.utils import ConfigError
+
 __all__ = ["Datum", "DatasetBase"]
 
 
@@ -67,9 +69,9 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source: Sequence[Datum]) -> int:
-        """The highest label plus one; ValueError where there is no image."""
+        """The highest label plus one; ConfigError where there is no image."""
         if not data_source:
-            raise ValueError("the dataset has no training image; is DATASET.ROOT right?")
+            raise ConfigError("the dataset has no training image; is DATASET.ROOT right?")
         return max(item.label for item in data_source) + 1
 
     @staticmethod
@@ -80,17 +82,17 @@ class DatasetBase:
         return names, list(names.values())
 
     def check_input_domains(self, source_domains: Sequence[str], target_domains: Sequence[str]) -> None:
-        """Raises ValueError unless both name at least one domain, and only such as the dataset has."""
+        """Raises ConfigError unless both name at least one domain, and only such as the dataset has."""
         for role, chosen in {"SOURCE": source_domains, "TARGET": target_domains}.items():
             if not chosen:
-                raise ValueError(f"DATASET.{role}_DOMAINS is empty; choose from {', '.join(self.domains)}")
+                raise ConfigError(f"DATASET.{role}_DOMAINS is empty; choose from {', '.join(self.domains)}")
             self.is_input_domain_valid(chosen)
 
     def is_input_domain_valid(self, input_domains: Sequence[str]) -> None:
-        """Raises ValueError if one is not a domain of the dataset."""
+        """Raises ConfigError if one is not a domain of the dataset."""
         for domain in input_domains:
             if domain not in self.domains:
-                raise ValueError(f'"{domain}" is no domain of this dataset; known: {", ".join(self.domains)}')
+                raise ConfigError(f'"{domain}" is no domain of this dataset; known: {", ".join(self.domains)}')
 
     def generate_fewshot_dataset(
         self, *data_sources: Sequence[Datum], num_shots: int = -1, repeat: bool = False

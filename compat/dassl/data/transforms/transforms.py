@@ -10,6 +10,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from yacs.config import CfgNode
 
+from dassl.utils import ConfigError
+
 __all__ = ["INTERPOLATION_MODES", "build_transform"]
 
 INTERPOLATION_MODES = {
@@ -101,7 +103,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Optional[Seque
         A torchvision transform, or None where `INPUT.NO_TRANSFORM` is set.
 
     Raises:
-        ValueError: unknown transform or interpolation.
+        ConfigError: unknown transform or interpolation.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
@@ -109,9 +111,9 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Optional[Seque
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
         if choice not in AVAI_CHOICES:
-            raise ValueError(f'"{choice}" is no transform of INPUT.TRANSFORMS; known: {", ".join(AVAI_CHOICES)}')
+            raise ConfigError(f'"{choice}" is no transform of INPUT.TRANSFORMS; known: {", ".join(AVAI_CHOICES)}')
     if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
-        raise ValueError(
+        raise ConfigError(
             f'INPUT.INTERPOLATION is one of {", ".join(INTERPOLATION_MODES)}, not "{cfg.INPUT.INTERPOLATION}"'
         )
     print(f"Building transform_{'train' if is_train else 'test'}")

@@ -6,12 +6,15 @@ from typing import Callable, Iterable, Optional
 from .startup import keep_freed_memory, put_off_unused
 
 
+MOST_NAMES = 30  # that a hint lists
+
+
 class UserError(Exception):
     """Something the user can put right. The message says what is wrong and the way out, in one sentence."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: the closest known one, or all of them if none is close.
+    """A hint for a name that is not known: the closest known one, or, if none is close, all of them, unless they are many.
 
     >>> nearest("eurosatt", ["eurosat", "dtd"])
     'did you mean "eurosat"?'
@@ -19,13 +22,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     by_folded = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
-    return f'did you mean "{by_folded[close[0]]}"?' if close else "known: " + ", ".join(known)
+    return f'did you mean "{by_folded[close[0]]}"?' if close else "known: " + ", ".join(known[:MOST_NAMES]) + ", ..." * (len(known) > MOST_NAMES)
 
 
 def cli(main: Callable[[], Optional[int]]) -> None:
     """Run a command line: what a user can put right ends in one line on stderr and a non-zero exit, not in a traceback.
 
-    An OSError is such a thing too: a file that cannot be read, a full disk.
+    An OSError is such a thing too: a file that cannot be read, a full disk. And a package that is not installed.
     """
     put_off_unused()
     keep_freed_memory()
@@ -34,6 +37,10 @@ def cli(main: Callable[[], Optional[int]]) -> None:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; run pip install -e . in the checkout, or activate its environment",
+              file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         sys.exit(130)

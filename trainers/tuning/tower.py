@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .errors import UserError
 from .frozen import EVERY, linear
 
 Rows = Union[slice, Tensor]
@@ -206,10 +207,16 @@ class Tower(nn.Module):
 
     Attributes:
         tap: a `Tap` that looks on, or None.
+
+    Raises:
+        UserError: the blocks are not OpenAI's.
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
+        activation = type(blocks[0].mlp.gelu).__name__
+        if activation != "QuickGELU":
+            raise UserError(f"this CLIP has {activation} in its blocks, but only OpenAI's QuickGELU is computed here")
         self.blocks = blocks
         self.heads: int = blocks[0].attn.num_heads
         self.width: int = blocks[0].attn.embed_dim

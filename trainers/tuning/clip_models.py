@@ -1,5 +1,4 @@
 """Where a CLIP comes from: OpenAI's weights, a file, or the tiny one that this project brings along."""
-import hashlib
 import inspect
 import os
 import warnings
@@ -11,8 +10,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from .errors import UserError, nearest
-from .files import download
+from .files import checksum, download
 
+NEEDED = ("positional_embedding", "text_projection", "logit_scale", "token_embedding.weight", "ln_final.weight")  # in any CLIP
 CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's own loader keeps them
 TINY = "tiny"
 
@@ -58,6 +58,9 @@ def load_clip(name: str) -> nn.Module:
         state = read_weights(path)
     elif os.path.isfile(name):
         state = read_weights(name)
+        missing = [key for key in NEEDED if key not in state]
+        if missing:
+            raise UserError(f"{name} holds no CLIP: it has no {missing[0]}; give one of OpenAI's names or weights files")
     else:
         hint = nearest(name, [TINY, *clip._MODELS])
         raise UserError(f'there is no CLIP "{name}": {hint} Or give the path of a weights file.')
@@ -82,7 +85,8 @@ def build(state: Dict[str, Tensor]) -> nn.Module:
     try:
         built = model.build_model(dict(state), *([details] if wants_details else []))
     except Exception as error:  # another project's code, which fails in its own ways
-        raise UserError(f"the CLIP code in {os.path.dirname(model.__file__)} cannot build this model ({error})") from error
+        raise UserError(f"the CLIP code in {os.path.dirname(model.__file__)} cannot build this model "
+                        f"({str(error).strip().splitlines()[0]})") from error
     return built.float().eval()
 
 
@@ -100,7 +104,7 @@ def read_weights(path: str) -> Dict[str, Tensor]:
     Those archives hold code. They are opened only if the checksum is that of OpenAI's file.
 
     Raises:
-        UserError: damaged, or an archive that is not OpenAI's.
+        UserError: damaged, or an archive that is not OpenAI's, or no tensors by their names.
     """
     clip, _ = import_clip()
     try:
@@ -108,8 +112,7 @@ def read_weights(path: str) -> Dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
+        digest = checksum(path)
         if any(digest in url for url in clip._MODELS.values()):
             state = torch.jit.load(path, map_location="cpu").state_dict()
         elif holds_code(path):
@@ -119,4 +122,7 @@ def read_weights(path: str) -> Dict[str, Tensor]:
     except Exception as error:  # torch and safetensors have no common exception for a bad file
         raise UserError(f"{path} is no CLIP weights file that can be read safely ({type(error).__name__}); it has to be "
                         "OpenAI's own file, safetensors, or a plain state dict") from error
-    return state.get("state_dict", state)
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is no CLIP weights file: it does not hold tensors by their names")
+    return state

@@ -1,10 +1,12 @@
 """What a run leaves in its folder: `config.yaml`, `results.json`, checkpoints. Needs no torch before a checkpoint."""
+import contextlib
 import json
 import os
 import pickle
 import time
 from typing import Any, Dict, List, Optional
 
+import yaml
 from yacs.config import CfgNode
 
 from .errors import UserError
@@ -13,7 +15,8 @@ from .files import writing
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 
 # Keys that say where or how a run is done, and not what comes out of it.
-CIRCUMSTANCES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "TRAIN.PRINT_FREQ")
+CIRCUMSTANCES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.TEST.BATCH_SIZE", "VERBOSE", "TRAIN.PRINT_FREQ",
+                 "TRAIN.CHECKPOINT_FREQ", "TEST.COMPUTE_CMAT", "TEST.PER_CLASS_RESULT")
 
 
 def flatten(node: CfgNode, prefix: str = "") -> Dict[str, Any]:
@@ -28,7 +31,10 @@ def differences(ours: CfgNode, theirs: CfgNode) -> List[str]:
     """The keys in which two configs mean different runs, as "KEY: ours, theirs". Keys that only one has do not count."""
     a, b = flatten(ours), flatten(theirs)
     plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731 (YAML has no tuples)
-    shared = [key for key in a if key in b and key not in CIRCUMSTANCES]
+    circumstances = set(CIRCUMSTANCES)
+    if a.get("DATASET.NAME") == "ImageFolder":  # which has no name of its own: the folder is the dataset
+        circumstances.remove("DATASET.ROOT")
+    shared = [key for key in a if key in b and key not in circumstances]
     return [f"{key}: {a[key]!r}, {b[key]!r}" for key in shared if plain(a[key]) != plain(b[key])]
 
 
@@ -36,14 +42,33 @@ def read_config(folder: str) -> CfgNode:
     """The config of the run in `folder`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged.
     """
     path = os.path.join(folder, CONFIG)
     try:
-        with open(path, encoding="utf-8") as file:
-            return CfgNode.load_cfg(file)
+        return CfgNode(read_yaml(path))
     except OSError as error:
         raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error
+
+
+def read_yaml(path: str) -> Dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        OSError: it cannot be opened.
+        UserError: it is no YAML, or something else than keys and values.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = yaml.safe_load(file)
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path} is no YAML: {error.problem}{line}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML in UTF-8: {str(error).splitlines()[0]}") from error
+    if not isinstance(found or {}, dict):
+        raise UserError(f"{path} holds {type(found).__name__} data, but has to hold keys and their values")
+    return found or {}
 
 
 def write_config(cfg: CfgNode, folder: str) -> None:
@@ -69,8 +94,12 @@ def refuse_other_config(cfg: CfgNode, folder: str) -> None:
                         "choose another output folder, or remove that one")
 
 
-def finished(cfg: CfgNode, folder: str) -> Optional[Dict[str, Any]]:
+def finished(cfg: CfgNode, folder: str, evaluated: Optional[str] = None) -> Optional[Dict[str, Any]]:
     """The results of the run in `folder` if it is finished, else None.
+
+    Args:
+        evaluated: where the run is only to test, `files.checksum` of the checkpoint; results of another, or of a training, are
+            not its own. None: the run trains.
 
     Raises:
         UserError: the folder holds a run with another config.
@@ -79,8 +108,12 @@ def finished(cfg: CfgNode, folder: str) -> Optional[Dict[str, Any]]:
     if not (os.path.exists(path) and os.path.exists(os.path.join(folder, CONFIG))):
         return None
     refuse_other_config(cfg, folder)
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            results = json.load(file)
+        return results if results.get("evaluated") == evaluated else None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run again") from error
 
 
 def put_log_aside(folder: str) -> None:
@@ -88,6 +121,12 @@ def put_log_aside(folder: str) -> None:
     log = os.path.join(folder, "log.txt")
     if os.path.exists(log):
         os.replace(log, log + time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(os.path.getmtime(log))))
+
+
+def remove_results(folder: str) -> None:
+    """To be called when training begins: a run that is not finished has no results."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, RESULTS))
 
 
 def write_results(results: Dict[str, Any], folder: str) -> None:
@@ -119,7 +158,7 @@ def load(path: str) -> Dict[str, Any]:
     puts inert stubs for such objects.
 
     Raises:
-        UserError: the file is missing or damaged, or holds objects and Dassl is the original one.
+        UserError: the file is missing, damaged or no checkpoint, or holds objects and Dassl is the original one.
     """
     if not os.path.exists(path):
         raise UserError(f"there is no checkpoint {path}; train first, or check --model-dir and --load-epoch")
@@ -127,12 +166,16 @@ def load(path: str) -> Dict[str, Any]:
         if dassl_is_ours():
             from dassl.utils import load_checkpoint
 
-            return load_checkpoint(path)
-        import torch
+            found = load_checkpoint(path)
+        else:
+            import torch
 
-        return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is damaged, or holds objects, which only the Dassl in this project's compat/ reads "
                         "without running them; put compat/ first on PYTHONPATH") from error
     except Exception as error:  # whatever a cut or overwritten file makes torch and zip stumble over
-        raise UserError(f"{path} is damaged ({error}); remove it and train again") from error
+        raise UserError(f"{path} is damaged or no checkpoint ({type(error).__name__}); train again, or give another") from error
+    if not (isinstance(found, dict) and isinstance(found.get("state_dict"), dict)):
+        raise UserError(f'{path} is no checkpoint of a trainer: it has no "state_dict"')
+    return found

@@ -43,6 +43,15 @@ def writing(path: str, mode: str = "w") -> Iterator[IO]:
         raise
 
 
+def checksum(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def download(url: str, path: str, sha256: str = "", md5: str = "") -> None:
     """Fetch `url` to `path`, which appears only when it is complete and its checksum is right.
 

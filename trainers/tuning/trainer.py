@@ -1,10 +1,12 @@
 """The Dassl trainer that all tuning methods share; a method adds what it learns (`custom_clip`) and its config node."""
+import hashlib
+import json
 import os
 import platform
 import random
 import sys
 import time
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, List, Optional, Type
 
 import numpy as np
 import torch
@@ -16,9 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import run_files, startup
+from .checks import check_values
 from .clip_models import load_clip
 from .errors import UserError
+from .files import checksum, writing
 from .tuned_clip import TunedCLIP, device_of
+
+
+PREFIX = "PromptBias"  # of a trainer's name where its own is taken
 
 
 def add_config(name: str, **defaults: Any) -> None:
@@ -32,12 +39,19 @@ def add_config(name: str, **defaults: Any) -> None:
 def register(trainer: Type[TrainerX]) -> Type[TrainerX]:
     """Register a trainer under its own name; where that is taken, under the first free one, and say so."""
     known, name = TRAINER_REGISTRY.registered_names(), trainer.__name__
-    free = next(n for n in (name, *(f"PromptBias{name}{i}" for i in ("", *range(2, 100)))) if n not in known)
+    free = next(n for n in (name, *(f"{PREFIX}{name}{i}" for i in ("", *range(2, 100)))) if n not in known)
     if free != name:
         print(f'a trainer "{name}" is registered already: ours is "{free}"')
         trainer.__name__ = free
     TRAINER_REGISTRY.register(trainer)
     return trainer
+
+
+def registered_as(name: str) -> str:
+    """The name here of the trainer that some checkout calls `name`."""
+    plain = name[len(PREFIX):] if name.startswith(PREFIX) else name
+    known = TRAINER_REGISTRY.registered_names()
+    return next((n for n in (name, plain, PREFIX + name) if n in known), name)
 
 
 def grad_scaler(enabled: bool):
@@ -96,7 +110,12 @@ class TuningTrainer(TrainerX):
     custom_clip: Type[TunedCLIP]
     node: str
     learner_name = "learner"
+    trains = False
+    evaluated: Optional[str] = None  # checksum of the checkpoint that is tested, where nothing is trained
     seconds_to_first_step = 0.0
+
+    def check_cfg(self, cfg) -> None:
+        check_values(cfg)
 
     def build_model(self) -> None:
         cfg = self.cfg
@@ -118,15 +137,19 @@ class TuningTrainer(TrainerX):
 
     def before_train(self) -> None:
         run_files.write_config(self.cfg, self.output_dir)
+        run_files.remove_results(self.output_dir)
+        self.trains = True
         self.seconds_before = 0.0
         super().before_train()
+        if 0 < self.max_epoch <= self.start_epoch:  # nothing is left to train, but the checkpoint may lie elsewhere
+            self.save_model(self.max_epoch - 1, self.output_dir)
         total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)
         # Dassl's log lines already show the progress on a terminal; the bar is for when they go elsewhere.
         self.bar = tqdm(total=total, desc=self.output_dir, unit="step", dynamic_ncols=True,
                         disable=True if sys.__stdout__.isatty() or not total else None)
 
     def before_epoch(self) -> None:
-        self.losses = torch.zeros(len(self.train_loader_x), device=self.device)
+        self.losses: List[Tensor] = []
         self.reported = 0
 
     def parse_batch_train(self, batch):
@@ -141,34 +164,35 @@ class TuningTrainer(TrainerX):
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)
         self.scaler.update()
-        self.losses[self.batch_idx] = loss.detach()
+        self.losses.append(loss.detach())
         self.seconds_to_first_step = self.seconds_to_first_step or time.time() - startup.STARTED
         self.bar.update()
         done, last = self.batch_idx + 1, self.batch_idx + 1 == self.num_batches
         summary = {}
         # Reading a loss waits for the device, so it is read only when Dassl prints it.
         if last or done % self.cfg.TRAIN.PRINT_FREQ == 0 or self.num_batches < self.cfg.TRAIN.PRINT_FREQ:
-            summary = {"loss": self.mean_loss(self.reported, done)}
-            self.reported = done
+            summary = {"loss": self.mean_loss()}
             self.bar.set_postfix(summary)
         if last:
             self.update_lr()
         return summary
 
-    def mean_loss(self, start: int, end: int) -> float:
-        """Mean loss of the steps start (included) to end of this epoch.
+    def mean_loss(self) -> float:
+        """Mean loss of the steps of this epoch since it was last asked for; NaN if there is none.
 
         Raises:
             UserError: one of them is not finite; the checkpoint of the last good epoch stays.
         """
-        losses = self.losses[start:end].tolist()
-        for step, loss in enumerate(losses, start + 1):
+        losses = torch.stack(self.losses[self.reported:]).tolist() if self.reported < len(self.losses) else []
+        for step, loss in enumerate(losses, self.reported + 1):
             if not np.isfinite(loss):
                 raise UserError(f"the loss is {loss} at step {step} of epoch {self.epoch + 1}; "
                                 "the last good checkpoint is kept; lower OPTIM.LR or use PREC fp32")
-        return float(np.mean(losses))
+        self.reported = len(self.losses)
+        return float(np.mean(losses)) if losses else float("nan")
 
     def after_epoch(self) -> None:
+        self.mean_loss()  # refuses what is not finite: some samplers draw fewer batches than they announce
         super().after_epoch()
         if self.optim is not None:
             self.save_training_state()
@@ -189,9 +213,13 @@ class TuningTrainer(TrainerX):
             Accuracy in percent.
 
         Raises:
-            UserError: the folder holds a run with another config.
+            UserError: the folder holds a run with another config; or a training run, and this one only tests.
         """
         if split is None:
+            trained_here = os.path.join(self.output_dir, self.learner_name, run_files.STATE)
+            if self.evaluated and os.path.exists(trained_here):
+                raise UserError(f"{self.output_dir} holds a training run, whose results would be lost; "
+                                "choose another --output-dir to test in")
             run_files.write_config(self.cfg, self.output_dir)
         started, trained = time.time(), self.seconds_trained()
         accuracy = super().test(split)
@@ -209,7 +237,9 @@ class TuningTrainer(TrainerX):
         for label in np.unique(true):
             hits = int(((true == label) & (predicted == label)).sum())
             count, called = int((true == label).sum()), int((predicted == label).sum())
-            per_class[self.lab2cname[int(label)]] = {"accuracy": 100 * hits / count, "count": count}
+            name = self.lab2cname[int(label)]
+            name += f" ({label})" if name in per_class else ""  # ImageNet has two maillots and two cranes
+            per_class[name] = {"accuracy": 100 * hits / count, "count": count}
             f1.append(2 * hits / (count + called))
         return {
             "accuracy": accuracy,
@@ -227,6 +257,7 @@ class TuningTrainer(TrainerX):
             "template": self.model.template,
             "shots": cfg.DATASET.NUM_SHOTS,
             "seed": cfg.SEED,
+            "evaluated": self.evaluated,
             "seconds": seconds,
             # What could make another machine give another last digit.
             "machine": {
@@ -248,10 +279,10 @@ class TuningTrainer(TrainerX):
     # Checkpoints
 
     def about(self) -> Dict[str, Any]:
-        """What a checkpoint has to agree with to be loaded."""
-        node = {key: value for key, value in self.cfg.TRAINER[self.node].items() if key != "PREC"}
-        return {"TRAINER.NAME": type(self).__name__, "MODEL.BACKBONE.NAME": self.cfg.MODEL.BACKBONE.NAME,
-                **{f"TRAINER.{self.node}.{key}": value for key, value in node.items()}}
+        """What a checkpoint has to agree with to be loaded. A weights file may lie somewhere else by then."""
+        backbone, node = self.cfg.MODEL.BACKBONE.NAME, self.cfg.TRAINER[self.node]
+        named = {} if os.path.exists(backbone) else {"MODEL.BACKBONE.NAME": backbone}
+        return {**named, **{f"TRAINER.{self.node}.{key}": node[key] for key in node if key not in ("PREC", "INIT_STD")}}
 
     def checkpoint(self, epoch: int, val_result: Optional[float] = None) -> Dict[str, Any]:
         """What is learned after epoch `epoch` (from 0), in Dassl's form."""
@@ -266,16 +297,22 @@ class TuningTrainer(TrainerX):
         run_files.save(checkpoint, os.path.join(folder, name))
         if is_best:
             run_files.save(checkpoint, os.path.join(folder, "model-best.pth.tar"))
-        with run_files.writing(os.path.join(folder, "checkpoint")) as file:
+        with writing(os.path.join(folder, "checkpoint")) as file:
             file.write(name + "\n")
         print(f"Checkpoint saved to {os.path.join(folder, name)}")
 
     def save_training_state(self) -> None:
         state = self.checkpoint(self.epoch)
-        state.update(optimizer=self.optim.state_dict(), scheduler=scheduler_state(self.sched),
+        state.update(data=self.data_drawn(), optimizer=self.optim.state_dict(), scheduler=scheduler_state(self.sched),
                      scaler=self.scaler.state_dict(), random=random_states(), best_result=float(self.best_result),
                      seconds=self.seconds_trained())
         run_files.save(state, os.path.join(self.output_dir, self.learner_name, run_files.STATE))
+
+    def data_drawn(self) -> str:
+        """Checksum of classes and training images, which have to be the same when a run goes on."""
+        items = self.dm.dataset.train_x
+        rows = sorted([os.path.relpath(i.impath, self.cfg.DATASET.ROOT or "."), i.label, i.classname] for i in items)
+        return hashlib.sha256(json.dumps([self.dm.dataset.classnames, rows]).encode()).hexdigest()
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Go on from the last finished epoch of the run in `directory`, to the same end to the last bit.
@@ -285,9 +322,16 @@ class TuningTrainer(TrainerX):
         """
         path = os.path.join(directory, self.learner_name, run_files.STATE)
         if self.optim is None or not os.path.exists(path):
+            if self.optim and directory != self.output_dir:
+                raise UserError(f"there is nothing to go on with in {directory} ({path} is missing); check --resume")
             return 0
         state = run_files.load(path)
+        if "random" not in state:
+            raise UserError(f"{path} is no training state; remove it to train from the start")
         self.load_state(state, path)
+        if state.get("data", self.data_drawn()) != self.data_drawn():
+            raise UserError(f"{directory} holds a run that began with other classes or training images; "
+                            "choose another output folder, or remove that one")
         self.optim.load_state_dict(state["optimizer"])
         set_scheduler_state(self.sched, state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
@@ -296,24 +340,38 @@ class TuningTrainer(TrainerX):
         print(f'Going on from {path} after epoch {state["epoch"]}')
         return state["epoch"]
 
-    def load_model(self, directory: str, epoch: Optional[int] = None) -> None:
-        """Load what was learned in the run in `directory`: epoch `epoch`, or the best, or the last.
+    @classmethod
+    def checkpoint_in(cls, directory: str, epoch: Optional[int] = None) -> str:
+        """The file with what was learned in the run in `directory`: epoch `epoch`, or the best, or the last.
 
         Raises:
-            UserError: no such checkpoint, or it is damaged, or it belongs to another model.
+            UserError: no directory is named, or it holds no such checkpoint.
         """
         if not directory:
             raise UserError("--eval-only needs --model-dir, the output folder of a training run")
-        folder = os.path.join(directory, self.learner_name)
+        folder = os.path.join(directory, cls.learner_name)
         name = f"model.pth.tar-{epoch}" if epoch is not None else "model-best.pth.tar"
         if epoch is None and not os.path.exists(os.path.join(folder, name)):
             pointer = os.path.join(folder, "checkpoint")
             if not os.path.exists(pointer):
-                raise UserError(f"{directory} holds no trained {type(self).__name__} ({pointer} is missing); train first")
+                raise UserError(f"{directory} holds no trained {cls.__name__} ({pointer} is missing); train first")
             with open(pointer, encoding="utf-8") as file:
                 name = file.read().strip()
         path = os.path.join(folder, name)
+        if not os.path.exists(path):
+            raise UserError(f"there is no checkpoint {path}; train first, or check --model-dir and --load-epoch")
+        return path
+
+    def load_model(self, directory: str, epoch: Optional[int] = None) -> None:
+        """Load what was learned in the run in `directory`; see `checkpoint_in`.
+
+        Raises:
+            UserError: no such checkpoint, or it is damaged, or it belongs to another model.
+        """
+        path = self.checkpoint_in(directory, epoch)
         self.load_state(run_files.load(path), path)
+        if not self.trains:
+            self.evaluated = checksum(path)
         print(f"Loaded {path}")
 
     def load_state(self, checkpoint: Dict[str, Any], path: str) -> None:
@@ -328,6 +386,8 @@ class TuningTrainer(TrainerX):
                 raise UserError(f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; "
                                 f"set it to {value!r}")
         state, learner = self.convert(checkpoint["state_dict"]), self.model.learner.state_dict()
+        if learner and not set(state) & set(learner):
+            raise UserError(f"{path} was not made by {type(self).__name__}: it has no {next(iter(learner))}")
         for key in {**state, **learner}:
             found, needed = (tuple(s[key].shape) if key in s else None for s in (state, learner))
             if found != needed:

@@ -79,7 +79,7 @@ class TunedCLIP(nn.Module):
         precision: fp32, fp16, bf16, amp or auto.
 
     Raises:
-        UserError: CLIP is not a ViT, or the image size does not fit it, or a text is too long, or no such precision.
+        UserError: CLIP is not a ViT of OpenAI's, or the image size does not fit it, or a text is too long, or no such precision.
     """
 
     learner: Learner
@@ -123,8 +123,7 @@ class TunedCLIP(nn.Module):
         """
         if torch.is_grad_enabled() or self.text.tap is not None:
             return self._encode_text(which)
-        inputs = [*self.learner.text.parameters(), self.text.clip.text_projection]
-        state = [state_of(tensor) for tensor in inputs]
+        state = [state_of(p) for part in (self.learner.text, self.text.clip) for p in part.parameters()]
         if self._encoded[0] != state:
             self._encoded = (state, self._encode_text())
         features = self._encoded[1]
