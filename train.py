@@ -2,7 +2,7 @@
 import argparse
 import glob
 import os
-from typing import Optional, Sequence
+from typing import Iterable, Optional, Sequence
 
 from trainers.tuning.errors import UserError, cli, nearest
 
@@ -62,7 +62,7 @@ def merge_options(cfg, options) -> None:
     known = flatten(cfg)
     for key in options[::2]:
         if key not in known:
-            raise UserError(f"there is no config key {key}: {nearest(key, known)}")
+            raise UserError(unknown_key(key, known))
     try:
         cfg.merge_from_list(options)
     except YACS_ERRORS as error:
@@ -78,8 +78,14 @@ def explain(cfg, error: Exception) -> str:
         return "wrong type of value" + message[message.rindex(" for config key"):]
     if not message.startswith("Non-existent"):
         return message.splitlines()[0]
-    key = message.split(": ")[-1]
-    return f"there is no config key {key}: {nearest(key, flatten(cfg))}"
+    return unknown_key(message.split(": ")[-1], flatten(cfg))
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that no config has: the nearest one, or those of the same node, or the nodes."""
+    node = key.rpartition(".")[0]
+    beside = [name for name in known if name.rpartition(".")[0] == node] if node else []
+    return f"there is no config key {key}: {nearest(key, known, beside or sorted({name.split('.')[0] for name in known}))}"
 
 
 def setup_cfg(args: argparse.Namespace):
@@ -169,7 +175,8 @@ def main() -> None:
             run_files.put_log_aside(cfg.OUTPUT_DIR)
         setup_logger(cfg.OUTPUT_DIR)
     except OSError as error:
-        raise UserError(f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir") from error
+        raise UserError(f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir "
+                        "(OUTPUT of the scripts)") from error
     print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
     print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
 

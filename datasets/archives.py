@@ -8,8 +8,6 @@ import zipfile
 import zlib
 from typing import IO, Callable, Iterator, Optional, Sequence, Tuple
 
-from tqdm import tqdm
-
 from trainers.tuning.errors import UserError
 from trainers.tuning.files import CHUNK
 
@@ -30,6 +28,8 @@ def unpack(archive: str, members: Sequence[Tuple[str, str]]) -> None:
         UserError: the archive is damaged, lacks a member, or holds paths that lead out of it, links or devices; there
             is no room or no right to write. What had been unpacked by then is removed.
     """
+    from tqdm import tqdm
+
     beside = {member: f"{path}.unpacking" for member, path in members}
     try:
         for path in beside.values():

@@ -17,7 +17,7 @@ class Digits(FewShotDataset):
     split_file = "split_zhou_Digits.json"
 
     def find_images(self) -> None:
-        if not os.path.isdir(self.dataset_dir):
+        if not os.path.isdir(self.image_dir):
             write_digits(self.dataset_dir)
         super().find_images()
 
@@ -32,7 +32,7 @@ class Digits(FewShotDataset):
 def write_digits(folder: str) -> None:
     """Write `folder`/images/<class>/<number>.png, grey values 0 (paper) to 255 (ink).
 
-    The folder appears whole or not at all; of several processes that write it at once, one wins and all find it.
+    The images appear whole or not at all; of several processes that write it at once, one wins and all find it.
 
     Raises:
         UserError: scikit-learn is not installed, or the folder cannot be written.
@@ -45,20 +45,20 @@ def write_digits(folder: str) -> None:
 
     digits = load_digits()
     print(f"Writing {len(digits.images):,} handwritten digits to {folder}")
-    root = os.path.dirname(folder)
     try:
-        os.makedirs(root, exist_ok=True)
-        beside = tempfile.mkdtemp(dir=root, prefix=".digits.")
+        os.makedirs(folder, exist_ok=True)
+        beside = tempfile.mkdtemp(dir=folder, prefix=".images.")
         try:
             for name in CLASS_NAMES:
-                os.makedirs(os.path.join(beside, "images", name))
+                os.mkdir(os.path.join(beside, name))
             for number, (image, label) in enumerate(zip(digits.images, digits.target)):
-                path = os.path.join(beside, "images", CLASS_NAMES[label], f"{number:04}.png")
+                path = os.path.join(beside, CLASS_NAMES[label], f"{number:04}.png")
                 Image.fromarray((image * (255 / 16)).round().astype("uint8")).save(path)
             os.chmod(beside, 0o755)  # mkdtemp makes private folders
-            os.rename(beside, folder)
+            os.rename(beside, os.path.join(folder, "images"))
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process was first
-            raise UserError(f"cannot write the digits to {folder} ({error.strerror}); give another --root") from error
+            raise UserError(f"cannot write the digits to {folder} ({error.strerror}); give another --root "
+                            "(DATA of the scripts)") from error

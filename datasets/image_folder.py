@@ -1,16 +1,16 @@
 """ImageFolder: a user's own images, one folder per class, directly under DATASET.ROOT.
 
     ROOT/<class>/**/*.jpg               half of each class is for training, a fifth for validation, the rest for testing
-    ROOT/train/<class>/...              or divided by the user; val/ may be left out
+    ROOT/train/<class>/...              or divided by the user, in PARTS; val/ may be left out
     ROOT/val/<class>/...
     ROOT/test/<class>/...
 
-Any image format that Pillow reads by one of EXTENSIONS. The class name in prompts is the folder's, made readable
+Any image with 8 bits per channel that Pillow reads, by one of EXTENSIONS; nothing in hidden folders. The class name in prompts is the folder's, made readable
 (`readable`). DATASET.TEMPLATE is the sentence around it.
 """
 import os
 import re
-from typing import Dict, List
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from trainers.tuning.errors import UserError
 
@@ -18,15 +18,19 @@ from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each, listing
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}  # in any case
 
 
 def readable(folder: str) -> str:
-    """A folder's name as words: underscores and hyphens are spaces, CamelCase is taken apart.
+    """A folder's name as words: underscores and hyphens are spaces, CamelCase is taken apart, a number before it left out.
 
-    >>> readable("golden_retriever"), readable("SeaLake"), readable("F-16A"), readable("USFlag")
-    ('golden retriever', 'Sea Lake', 'F 16A', 'US Flag')
+    >>> readable("golden_retriever"), readable("SeaLake"), readable("F-16A"), readable("USFlag"), readable("McDonalds")
+    ('golden retriever', 'Sea Lake', 'F 16A', 'US Flag', 'McDonalds')
+    >>> readable("001.Black_footed_Albatross")
+    'Black footed Albatross'
     """
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", re.sub(r"[_\-]+", " ", folder))
+    name = re.sub(r"[_\-]+", " ", re.sub(r"^\d+\.(?=[^\W\d])", "", folder))
+    words = re.sub(r"(?<=[a-zA-Z][a-z]{2})(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return " ".join(words.split())
 
 
@@ -35,26 +39,29 @@ class ImageFolder(FewShotDataset):
     image_dir = "."
 
     def read_data(self) -> Split:
-        parts = [name for name in ("train", "val", "test") if self.is_part(name)]
+        found = {part: self.part(names) for part, names in PARTS.items()}
+        parts = {part: name for part, name in found.items() if name}
         if not parts:
             return divide_each(self.classes(self.image_dir, self.class_names(self.image_dir)))
         for needed in ("train", "test"):
             if needed not in parts:
                 raise UserError(
-                    f"{self.image_dir} has {parts[0]}/ and no {needed}/; add it, or put the class folders directly "
-                    f"into {self.image_dir} to have them divided"
+                    f"{self.image_dir} has {next(iter(parts.values()))}/ and no {needed}/ with class folders and no image "
+                    f"beside them; add it, or put the class folders directly into {self.image_dir} to have them divided"
                 )
-        names = self.class_names(os.path.join(self.image_dir, "train"))
+        names = self.class_names(os.path.join(self.image_dir, parts["train"]))
         train, val, test = (
-            sum(self.classes(os.path.join(self.image_dir, part), names), []) if part in parts else []
-            for part in ("train", "val", "test")
+            sum(self.classes(os.path.join(self.image_dir, parts[part]), names), []) if part in parts else [] for part in PARTS
         )
         return train, val, test
 
-    def is_part(self, name: str) -> bool:
-        """Whether a folder of this name is a part of the split: it holds folders and no image. (It may be a class.)"""
-        path = os.path.join(self.image_dir, name)
-        return os.path.isdir(path) and bool(_folders(path)) and not any(map(_is_image, os.listdir(path)))
+    def part(self, names: Sequence[str]) -> Optional[str]:
+        """The folder of one of these names, if it holds folders and no image. (Otherwise it may be a class.)"""
+        for name in _folders(self.image_dir):
+            path = os.path.join(self.image_dir, name)
+            if name.lower() in names and _folders(path) and not any(map(_is_image, os.listdir(path))):
+                return name
+        return None
 
     def class_names(self, folder: str) -> Dict[str, str]:
         """Readable name of each class folder, in the order of the folders' names."""
@@ -81,8 +88,7 @@ class ImageFolder(FewShotDataset):
         classes = []
         for label, (name, words) in enumerate(names.items()):
             path = os.path.join(folder, name)
-            found = (os.path.join(at, file) for at, _, files in os.walk(path) for file in filter(_is_image, files))
-            images = sorted(found)
+            images = sorted(_images_below(path))
             if not images:
                 raise UserError(f"class folder {path} holds no image ({' '.join(EXTENSIONS)}); add some, or remove it")
             classes.append([Item(image, label, words) for image in images])
@@ -91,7 +97,19 @@ class ImageFolder(FewShotDataset):
 
 def _folders(folder: str) -> List[str]:
     """Class folders: every folder but hidden ones and the few-shot cache."""
-    return [name for name in listing(folder) if name != "split_fewshot" and os.path.isdir(os.path.join(folder, name))]
+    return [name for name in listing(folder)
+            if name != "split_fewshot" and not _is_hidden(name) and os.path.isdir(os.path.join(folder, name))]
+
+
+def _is_hidden(name: str) -> bool:
+    """Notebooks keep copies in .ipynb_checkpoints, disk stations thumbnails in @eaDir."""
+    return name.startswith((".", "@"))
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        yield from (os.path.join(at, file) for file in filter(_is_image, files))
 
 
 def _is_image(name: str) -> bool:

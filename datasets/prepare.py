@@ -10,6 +10,7 @@ from trainers.tuning.files import download
 
 from .archives import unpack
 from .sources import SOURCES, Fetch, Source
+from .splits import DRAWN_BY
 
 
 def main(words: Optional[List[str]] = None) -> None:
@@ -38,7 +39,7 @@ def table(root: str) -> str:
 
     rows = []
     for name, source in SOURCES.items():
-        there = [os.path.exists(os.path.join(root, result)) for fetch in source.fetches for result in fetch.results()]
+        there = [is_there(os.path.join(root, result)) for fetch in source.fetches for result in fetch.results()]
         state = "there" if all(there) else "partly there" if any(there) else "-"
         rows.append((name, state, source.size, source.licence, source.by_hand))
     headers = ("name", "state", "download, about", "licence", "to fetch by hand")
@@ -62,19 +63,47 @@ def prepare(name: str, root: str) -> None:
 
 
 def obtain(fetch: Fetch, root: str) -> None:
-    """One step: have a file, unpack it, and delete an archive that could be downloaded again."""
-    missing = [to for to in fetch.results() if not os.path.exists(os.path.join(root, to))]
+    """One step: have a file, unpack it, and delete an archive that was downloaded for it."""
+    missing = [to for to in fetch.results() if not is_there(os.path.join(root, to))]
     path = os.path.join(root, fetch.file)
     if missing and fetch.file in MADE_HERE:
         MADE_HERE[fetch.file](path)
     elif missing and (fetch.url or os.path.exists(path)):
-        download(fetch.url, path, md5=fetch.md5)
+        with aside(path, drawn_here(path)):
+            by_hand = os.path.exists(path)
+            download(fetch.url, path, md5=fetch.md5)
         if fetch.unpack:
             members = [(member, os.path.join(root, to)) for member, to in fetch.unpack if to in missing]
             with archive_inside(path, fetch.inside) as archive:
                 unpack(archive, members)
-            if fetch.url:
+            if not by_hand:
                 os.remove(path)
+
+
+def is_there(path: str) -> bool:
+    """Whether a file or folder is there; a split that was drawn here is not CoOp's."""
+    return os.path.exists(path) and not drawn_here(path)
+
+
+def drawn_here(path: str) -> bool:
+    """Whether a file is a split that `reader` has drawn."""
+    if not (os.path.basename(path).startswith("split_zhou_") and os.path.isfile(path)):
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return DRAWN_BY in file.read(100)
+
+
+@contextlib.contextmanager
+def aside(path: str, really: bool) -> Iterator[None]:
+    """Have the file `path` out of the way, as `path`.drawn; it comes back if the block fails."""
+    if really:
+        os.replace(path, path + ".drawn")
+    try:
+        yield
+    except BaseException:
+        if really:
+            os.replace(path + ".drawn", path)
+        raise
 
 
 @contextlib.contextmanager
@@ -104,11 +133,11 @@ def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
     missing = []
     for result in (result for fetch in source.fetches for result in fetch.results()):
         path = os.path.join(root, result)
-        print(f"{'there' if os.path.exists(path) else 'missing':8} {path}")
-        if os.path.exists(path):
+        print(f"{'there' if is_there(path) else 'drawn' if os.path.exists(path) else 'missing':8} {path}")
+        if is_there(path):
             continue
         if os.path.basename(path).startswith("split_zhou_") and not failures:
-            print("         a split of the same sizes is drawn in its place, but it is not CoOp's")
+            print("         a split of the same sizes, drawn from the annotation files, takes its place; it is not CoOp's")
         else:
             missing.append(path)
     if missing:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import sys
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from dassl.config import cfg_default
@@ -24,7 +25,7 @@ from trainers.tuning.files import writing
 
 from .coop_pickle import read_pickle
 from .sources import source_of
-from .splits import Item, Split, seeded, subsample_classes
+from .splits import DRAWN_BY, Item, Split, seeded, subsample_classes
 
 SPLIT_SEED = 1  # the seed that the family's scripts run first, hence the one that CoOp makes its splits with
 
@@ -104,9 +105,17 @@ class FewShotDataset(DatasetBase):
                 train, val, test = self.read_annotation()
         self.check_classes(train, test)
         if self.split_file and not kept:
+            self.say_that_it_is_drawn()
             sets = {"train": train, "val": val, "test": test}
-            self.keep(path, {key: _rows(items, self.image_dir) for key, items in sets.items()})
+            self.keep(path, {DRAWN_BY: "promptbias", **{key: _rows(items, self.image_dir) for key, items in sets.items()}})
         return train, val, test
+
+    def say_that_it_is_drawn(self) -> None:
+        """A line on stderr where CoOp has a split file, which was not there."""
+        name, source = source_of(type(self).__name__) or ("", None)
+        if source and any(fetch.url and fetch.file.endswith(self.split_file) for fetch in source.fetches):
+            print(f"{self.split_file} was not there: a split of the same sizes is drawn, which is not CoOp's; `python -m "
+                  f"datasets.prepare {name} --root {os.path.dirname(self.dataset_dir)}` fetches CoOp's", file=sys.stderr)
 
     def read_annotation(self) -> Split:
         """`read_data`, whose failures become one sentence."""
@@ -193,12 +202,15 @@ class FewShotDataset(DatasetBase):
         message = f"{name} is not complete: looked for {path}, which is not there"
         found = source_of(name)
         if not found:
-            return UserError(f"{message}; DATASET.ROOT (--root) says where to look")
+            return UserError(f"{message}; DATASET.ROOT (--root; DATA of the scripts) says where to look")
         short, source = found
-        address = source.fetches[0].url or source.page
+        address, where = source.fetches[0].url or source.page, source.layout
+        split = next((fetch for fetch in source.fetches if self.split_file and fetch.file.endswith(self.split_file)), None)
+        if split and path != self.image_dir and os.path.isdir(self.image_dir):  # an annotation, instead of which a split will do
+            address, where = split.url, split.file
         return UserError(
             f"{message}; run `python -m datasets.prepare {short} --root {root}`, or take it from {address} and put it "
-            f"where CoOp does ({os.path.join(root, source.layout)}); the dataset `digits` needs nothing"
+            f"where CoOp does ({os.path.join(root, where)}); the dataset `digits` needs nothing"
         )
 
     def check_classes(self, train: Sequence[Item], test: Sequence[Item]) -> None:

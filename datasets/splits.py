@@ -12,6 +12,9 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tup
 from trainers.tuning.errors import UserError
 
 
+DRAWN_BY = "drawn_by"  # key of a split file that was made here, and not by CoOp
+
+
 class Item(NamedTuple):
     """One image: absolute path, class index from 0, class name. Dassl's Datum without its look at the disk."""
 

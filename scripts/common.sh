@@ -9,16 +9,22 @@
 set -euo pipefail
 
 HOME_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-DATA=$(realpath -m "${DATA:-$HOME_DIR/data}")
-OUTPUT=$(realpath -m "${OUTPUT:-$HOME_DIR/output}")
+DATA=${DATA:-$HOME_DIR/data} OUTPUT=${OUTPUT:-$HOME_DIR/output}
+DATA=$(realpath -m "${DATA/#\~/$HOME}") OUTPUT=$(realpath -m "${OUTPUT/#\~/$HOME}")
 SEEDS=${SEEDS:-1 2 3}
-PYTHON=${PYTHON:-$(command -v python || command -v python3)}
+PYTHON=${PYTHON:-$(command -v python || command -v python3 || true)}
 cd "$HOME_DIR"
 
 fail() {
     echo "error: $*" >&2
     exit 1
 }
+
+[ -n "$PYTHON" ] || fail "no python was found; activate its environment, or say in PYTHON where it is"
+read -ra seeds <<<"$SEEDS"
+for seed in "${seeds[@]:-none}"; do
+    [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || fail "SEEDS is \"$SEEDS\", but has to be whole numbers with spaces between, such as \"1 2 3\""
+done
 
 # run TRAINER DATASET CFG FOLDER SEED [FLAGS] [KEY VALUE ...]: one run; a finished one is skipped, a broken one goes on.
 # What it prints stands in FOLDER/log.txt too, so only its progress bar and its errors are shown here.
@@ -54,20 +60,27 @@ test_seeds() {
     done
 }
 
-# zero_shot DATASET CFG FOLDER [KEY VALUE ...]: zero-shot CLIP, with those pairs that mean something where nothing is learned.
+# zero_shot DATASET CFG FOLDER [KEY VALUE ...]: zero-shot CLIP, without those pairs that only mean something in training.
 zero_shot() {
     local dataset=$1 cfg=$2 folder=$3 pairs=()
     shift 3
     while [ $# -gt 1 ]; do
-        case $1 in MODEL.* | INPUT.* | DATASET.* | TEST.* | TRAINER.ZEROSHOTCLIP.*) pairs+=("$1" "$2") ;; esac
+        case $1 in
+        OPTIM.* | TRAIN.* | DATALOADER.TRAIN_X.* | DATALOADER.NUM_WORKERS | TRAINER.IVLP.* | TRAINER.BIASTUNING.*) ;;
+        *) pairs+=("$1" "$2") ;;
+        esac
         shift 2
     done
     run ZeroshotCLIP "$dataset" "$cfg" "$folder" 1 "${pairs[@]}"
 }
 
-# backbone_of DATASET: what the names of the configurations for this dataset begin with.
+# backbone_of DATASET [CFG]: the CLIP that a configuration's name begins with, by default the one that fits the dataset.
 backbone_of() {
-    if [ "$1" = digits ]; then echo tiny; else echo vit_b16; fi
+    case ${2:-} in
+    tiny*) echo tiny ;;
+    vit_b16*) echo vit_b16 ;;
+    *) if [ "$1" = digits ]; then echo tiny; else echo vit_b16; fi ;;
+    esac
 }
 
 # default_cfg DATASET: the configuration of $TRAINER where none is named.
@@ -75,23 +88,37 @@ default_cfg() {
     case $TRAINER in IVLP) echo "$(backbone_of "$1")_prompt" ;; *) backbone_of "$1" ;; esac
 }
 
-# read_options DATASET [CFG] [KEY VALUE ...]: sets cfg and pairs.
+# read_options DATASET [CFG] [KEY VALUE ...]: sets cfg and pairs. Of CFG what names the backbone may be left out.
 read_options() {
+    local configs="configs/trainers/$TRAINER"
+    [ -e "configs/datasets/$1.yaml" ] || fail "there is no dataset \"$1\" in configs/datasets/; there are:" \
+        $(cd configs/datasets && ls | sed 's/\.yaml$//')
     cfg=$(default_cfg "$1")
-    shift
-    if [ $(($# % 2)) -eq 1 ]; then
-        cfg=$1
+    if [ $(($# % 2)) -eq 0 ]; then
+        cfg=$2
+        [ -e "$configs/$cfg.yaml" ] || cfg=$(backbone_of "$1")_$2
+        [ -e "$configs/$cfg.yaml" ] || fail "there is no configuration \"$2\" in $configs/; there are:" \
+            $(cd "$configs" && ls | sed 's/\.yaml$//')
         shift
+    elif [ $# -gt 1 ] && [ -e "$configs/$2.yaml" ]; then
+        fail "options come as KEY VALUE pairs, but these do not: ${*:3}"
     fi
+    shift
     pairs=("$@")
+}
+
+# check_shots SHOTS
+check_shots() {
+    [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "SHOTS is \"$1\", but has to be a whole number of images per class"
 }
 
 # few_shot DATASET SHOTS [CFG] [KEY VALUE ...]: zero-shot, then $TRAINER with every seed, then one table.
 few_shot() {
     [ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
     local dataset=$1 shots=$2 backbone cfg pairs
+    check_shots "$shots"
     read_options "$dataset" "${@:3}"
-    backbone=$(backbone_of "$dataset")
+    backbone=$(backbone_of "$dataset" "$cfg")
     local zeroshot="$OUTPUT/$dataset/ZeroshotCLIP/$backbone" runs="$OUTPUT/$dataset/$TRAINER/${cfg}_${shots}shots"
     zero_shot "$dataset" "$backbone" "$zeroshot" "${pairs[@]}"
     train_seeds "$dataset" "$cfg" "$runs" DATASET.NUM_SHOTS "$shots" "${pairs[@]}"
@@ -101,7 +128,9 @@ few_shot() {
 # few_shots DATASET [CFG] [KEY VALUE ...]: few_shot with each number of $SHOTS, then the accuracy over shots.
 few_shots() {
     [ $# -ge 1 ] || fail "usage: bash $0 DATASET [CFG] [KEY VALUE ...]"
-    local dataset=$1 shots
+    local dataset=$1 shots cfg pairs
+    read_options "$@"
+    for shots in ${SHOTS:-1 2 4 8 16}; do check_shots "$shots"; done
     for shots in ${SHOTS:-1 2 4 8 16}; do
         echo "$shots shots"
         few_shot "$dataset" "$shots" "${@:2}"
@@ -113,8 +142,9 @@ few_shots() {
 base_to_new() {
     [ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
     local dataset=$1 shots=$2 backbone cfg pairs part
+    check_shots "$shots"
     read_options "$dataset" "${@:3}"
-    backbone=$(backbone_of "$dataset")
+    backbone=$(backbone_of "$dataset" "$cfg")
     local zeroshot="$OUTPUT/$dataset/ZeroshotCLIP/$backbone" runs="$OUTPUT/$dataset/$TRAINER/${cfg}_${shots}shots"
     for part in base new; do
         zero_shot "$dataset" "$backbone" "${zeroshot}_$part" DATASET.SUBSAMPLE_CLASSES $part "${pairs[@]}"
@@ -132,12 +162,15 @@ transfer() {
     [ $# -ge 2 ] || fail "usage: bash $0 SHOTS [CFG] [KEY VALUE ...]"
     local source=${SOURCE:-imagenet} targets=${TARGETS:-$1} shots=$2 backbone cfg pairs target
     local zeroshot=() runs=()
+    check_shots "$shots"
     read_options "$source" "${@:3}"
-    backbone=$(backbone_of "$source")
-    few_shot "$source" "$shots" "$cfg" "${pairs[@]}"
-    for target in $targets; do
+    backbone=$(backbone_of "$source" "$cfg")
+    for target in $targets; do # first, so that a target that is not there is known before hours of training
         zeroshot+=("$OUTPUT/$target/ZeroshotCLIP/$backbone")
         zero_shot "$target" "$backbone" "${zeroshot[-1]}" "${pairs[@]}"
+    done
+    few_shot "$source" "$shots" "$cfg" "${pairs[@]}"
+    for target in $targets; do
         runs+=("$OUTPUT/$target/$TRAINER/${cfg}_${shots}shots_from_$source")
         test_seeds "$OUTPUT/$source/$TRAINER/${cfg}_${shots}shots" "$target" "$cfg" "${runs[-1]}" "${pairs[@]}"
     done

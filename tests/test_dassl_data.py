@@ -301,7 +301,8 @@ def test_an_unreadable_image_is_named(cfg, items, tmp_path, workers):
 
 def test_other_bad_images(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
-    for name in ("text.jpg", "missing.jpg"):
+    Image.fromarray(np.full((4, 4), 300, dtype=np.uint16)).save(tmp_path / "deep.png")  # Pillow would make it all white
+    for name in ("text.jpg", "missing.jpg", "deep.png"):
         with pytest.raises(ImageError, match=name):
             read_image(str(tmp_path / name))
 

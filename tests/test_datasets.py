@@ -89,14 +89,15 @@ def test_a_split_file_is_read_as_it_is(eurosat):
     assert data.classnames == [name for _, name in sorted(EUROSAT)]
 
 
-def test_without_a_split_file_one_is_drawn_once_the_same_for_every_seed(eurosat):
+def test_without_a_split_file_one_is_drawn_once_the_same_for_every_seed(eurosat, capsys):
     random.seed(7)
     before = random.getstate()
     first = load(eurosat, "EuroSAT", seed=3)
     assert random.getstate() == before
     path = eurosat / "eurosat" / "split_zhou_EuroSAT.json"
     written = path.read_text()
-    assert sorted(json.loads(written)) == ["test", "train", "val"]
+    assert sorted(json.loads(written)) == ["drawn_by", "test", "train", "val"]
+    assert "not CoOp's" in capsys.readouterr().err
     assert [len(first.train_x), len(first.val), len(first.test)] == [50, 20, 30]
     assert plain(load(eurosat, "EuroSAT", seed=2).test) == plain(first.test)
     path.unlink()
@@ -360,6 +361,11 @@ def test_digits_need_scikit_learn_only_once(digits, monkeypatch, tmp_path):
         load(tmp_path, "Digits")
 
 
+def test_a_folder_of_digits_without_images_gets_them(tmp_path):
+    (tmp_path / "digits" / "something").mkdir(parents=True)
+    assert len(load(tmp_path, "Digits").test) == 540
+
+
 def test_digits_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the digits"):
@@ -386,6 +392,8 @@ def test_a_users_folder_is_divided_the_same_each_time(tmp_path):
         images(tmp_path / name, 10, ".PNG")
     images(tmp_path / "SeaLake" / "more", 4)
     (tmp_path / "SeaLake" / "notes.txt").write_text("no image")
+    images(tmp_path / "SeaLake" / ".ipynb_checkpoints", 3)  # copies, which would leak into the test set
+    images(tmp_path / "@eaDir", 3)
     random.seed(3)
     first = load(tmp_path, "ImageFolder", 2)
     random.seed(4)
@@ -398,14 +406,16 @@ def test_a_users_folder_is_divided_the_same_each_time(tmp_path):
     assert load(tmp_path, "ImageFolder", 2).num_classes == 4
 
 
-@pytest.mark.parametrize("with_val", [False, True])
-def test_a_users_own_division_is_kept(tmp_path, with_val):
-    for part, count in (("train", 5), ("test", 2), *((("val", 1),) if with_val else ())):
+@pytest.mark.parametrize("with_val, train, val, test", [
+    (False, "train", "val", "test"), (True, "train", "val", "test"), (True, "Train", "Validation", "Test"),
+])
+def test_a_users_own_division_is_kept(tmp_path, with_val, train, val, test):
+    for part, count in ((train, 5), (test, 2), *(((val, 1),) if with_val else ())):
         for name in ("cat", "train"):
             images(tmp_path / part / name, count)
     data = load(tmp_path, "ImageFolder")
     assert [len(data.train_x), len(data.val), len(data.test)] == [10, 2 * with_val, 4]
-    assert all("/test/" in d.impath[len(str(tmp_path)) :] for d in data.test)
+    assert all(f"/{test}/" in d.impath[len(str(tmp_path)) :] for d in data.test)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -438,6 +448,14 @@ def test_folders_that_cannot_be_used(tmp_path, folders, message):
 def test_a_users_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere.*--root"):
         load(tmp_path / "nowhere", "ImageFolder")
+
+
+@pytest.mark.parametrize("folder, name", [
+    ("001.Black_footed_Albatross", "Black footed Albatross"), ("McDonalds", "McDonalds"), ("iPhone", "iPhone"),
+    ("707-320", "707 320"), ("HerbaceousVegetation", "Herbaceous Vegetation"),
+])
+def test_readable_names_of_other_datasets(folder, name):
+    assert readable(folder) == name
 
 
 @given(st.text(alphabet="abcXYZ09_- ", max_size=12))

@@ -420,6 +420,29 @@ def test_a_split_that_is_not_there_is_drawn(small_eurosat, server):
         command("eurosat", "--root", small_eurosat)
 
 
+def test_a_split_that_was_drawn_here_gives_way_to_coops(small_eurosat, server):
+    command("eurosat", "--root", small_eurosat)
+    split = small_eurosat / "eurosat" / "split_zhou_EuroSAT.json"
+    coops = split.read_text()
+    drawn = json.dumps({"drawn_by": "promptbias", **json.loads(coops)})
+    split.write_text(drawn)
+    assert "it is not CoOp's" in command("eurosat", "--root", small_eurosat, "--check")
+    given = server.files.pop("/split.json")
+    with pytest.raises(UserError, match="cannot fetch"):
+        command("eurosat", "--root", small_eurosat)
+    assert split.read_text() == drawn
+    server.files["/split.json"] = given
+    command("eurosat", "--root", small_eurosat)
+    assert split.read_text() == coops
+
+
+def test_an_archive_that_somebody_brought_is_kept_though_it_has_an_address(small_eurosat, server, tmp_path):
+    (small_eurosat / "eurosat").mkdir()
+    shutil.copy(tmp_path / "EuroSAT.zip", small_eurosat / "eurosat")
+    command("eurosat", "--root", small_eurosat)
+    assert sorted(os.listdir(small_eurosat / "eurosat")) == ["2750", "EuroSAT.zip", "split_zhou_EuroSAT.json"]
+
+
 def test_an_archive_put_there_by_hand_is_used_and_kept(small_eurosat, server, tmp_path):
     entry = SOURCES["eurosat"]
     fetches = (entry.fetches[0]._replace(url=""), entry.fetches[1])

@@ -147,6 +147,33 @@ def test_missing_images_stop_with_one_message(bash, tmp_path):
     assert "http" in done.stderr and "digits" in done.stderr
 
 
+@pytest.mark.parametrize("script, words, variables, said", [
+    ("bias/main.sh", ["digits", "abc"], {}, 'SHOTS is "abc"'),
+    ("bias/main.sh", ["digitss", "1"], {}, "there is no dataset"),
+    ("ivlp/main.sh", ["digits", "1", "deeep"], {}, "there are: tiny_deep"),
+    ("bias/main.sh", ["digits", "1", "tiny", "DATASET.NUM_SHOTS"], {}, "KEY VALUE pairs"),
+    ("bias/main.sh", ["digits", "1"], {"SEEDS": "1,2"}, "whole numbers"),
+    ("bias/main.sh", ["digits", "1"], {"SEEDS": "01"}, "whole numbers"),
+    ("bias/few_shots.sh", ["digits", "16"], {}, 'no configuration "16"'),
+    ("bias/xd.sh", ["imagenet", "16"], {}, 'SHOTS is "imagenet"'),
+    ("zsclip/main.sh", ["digits", "tiny", "DATSET.TEMPLATE", "{}"], {}, 'did you mean "DATASET.TEMPLATE"'),
+])
+def test_wrong_words_are_one_sentence_before_anything_runs(bash, tmp_path, script, words, variables, said):
+    done = bash(f"scripts/{script}", *words, **variables)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert said in done.stderr and not list(tmp_path.glob("output/**/results.json"))
+
+
+@pytest.mark.slow
+def test_zero_shot_is_of_the_clip_that_is_tuned(bash, tmp_path):
+    """And of a configuration's name the backbone may be left out; and ~ is the home folder."""
+    done = bash("scripts/ivlp/main.sh", "digits", "1", "shallow", "OPTIM.MAX_EPOCH", "1", DATA="~/own data", SEEDS="0")
+    assert done.returncode == 0, done.stderr
+    tuned = results(tmp_path, "digits", "IVLP", "tiny_shallow_1shots", "seed0")
+    assert tuned["backbone"] == results(tmp_path, "digits", "ZeroshotCLIP", "tiny")["backbone"] == "tiny"
+    assert tuned["seed"] == 0 and (tmp_path / "own data" / "digits" / "images").is_dir()
+
+
 @pytest.mark.parametrize("script, words", [("scripts/bias/main.sh", ["digits"]), ("scripts/zsclip/main.sh", [])])
 def test_without_its_words_a_script_says_how_it_is_used(bash, script, words):
     done = bash(script, *words)

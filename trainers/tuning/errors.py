@@ -6,15 +6,12 @@ from typing import Callable, Iterable, Optional
 from .startup import keep_freed_memory, put_off_unused
 
 
-MOST_NAMES = 30  # that a hint lists
-
-
 class UserError(Exception):
     """Something the user can put right. The message says what is wrong and the way out, in one sentence."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: the closest known one, or, if none is close, all of them, unless they are many.
+def nearest(name: str, known: Iterable[str], otherwise: Iterable[str] = ()) -> str:
+    """A hint for a name that is not known: the closest known one, or, if none is close, all of them (or those in `otherwise`).
 
     >>> nearest("eurosatt", ["eurosat", "dtd"])
     'did you mean "eurosat"?'
@@ -22,7 +19,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     by_folded = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
-    return f'did you mean "{by_folded[close[0]]}"?' if close else "known: " + ", ".join(known[:MOST_NAMES]) + ", ..." * (len(known) > MOST_NAMES)
+    return f'did you mean "{by_folded[close[0]]}"?' if close else "known: " + ", ".join(otherwise or known)
 
 
 def cli(main: Callable[[], Optional[int]]) -> None:
