@@ -134,7 +134,7 @@ def main() -> Optional[int]:
             rows.append(measure(case, precision, args))
             tqdm.write("; ".join(line(rows[-1], precision)))
     except (KeyboardInterrupt, UserError) as error:
-        print(f"{str(error) or 'interrupted'}; the rows so far:")
+        print(str(error) or "interrupted", "; the rows so far:" if rows else "", sep="")
         status = 1 if isinstance(error, UserError) else 130
     if not rows:
         return status

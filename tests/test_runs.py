@@ -162,9 +162,12 @@ def test_the_results_of_a_training_are_not_overwritten_by_a_test(run, train_py):
 def test_a_run_on_other_images_does_not_go_on(run, train_py, tmp_path):
     state = run[0] / "BlockBias" / run_files.STATE
     (tmp_path / "BlockBias").mkdir()
+    for name in ("config.yaml", "results.json"):
+        shutil.copy(run[0] / name, tmp_path)
     torch.save({**torch.load(state, weights_only=True), "data": "another"}, tmp_path / "BlockBias" / run_files.STATE)
     done = train_py("--output-dir", str(tmp_path))
     assert done.returncode == 1 and "other classes or training images" in done.stderr
+    assert (tmp_path / "results.json").exists()
 
 
 def test_going_on_in_another_folder(run, train_py, tmp_path):

@@ -137,10 +137,10 @@ class TuningTrainer(TrainerX):
 
     def before_train(self) -> None:
         run_files.write_config(self.cfg, self.output_dir)
-        run_files.remove_results(self.output_dir)
         self.trains = True
         self.seconds_before = 0.0
         super().before_train()
+        run_files.remove_results(self.output_dir)
         if 0 < self.max_epoch <= self.start_epoch:  # nothing is left to train, but the checkpoint may lie elsewhere
             self.save_model(self.max_epoch - 1, self.output_dir)
         total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)
