@@ -2,6 +2,7 @@
 import argparse
 import glob
 import os
+import re
 from typing import Iterable, Optional, Sequence
 
 from trainers.tuning.errors import UserError, cli, nearest
@@ -74,8 +75,9 @@ def explain(cfg, error: Exception) -> str:
     from trainers.tuning.run_files import flatten
 
     message = str(error.args[0] if error.args else error)
-    if message.startswith("Type mismatch"):  # the values, of which a whole node may be one, come in between
-        return "wrong type of value" + message[message.rindex(" for config key"):]
+    types = re.match(r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\)", message)
+    if types:  # the values, of which a whole node may be one, come after it
+        return "{} has to be of type {}, not {}".format(message.split(": ")[-1], *types.groups())
     if not message.startswith("Non-existent"):
         return message.splitlines()[0]
     return unknown_key(message.split(": ")[-1], flatten(cfg))

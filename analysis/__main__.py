@@ -21,6 +21,9 @@ FIGURES: Dict[str, str] = {
     "truth": "accuracy while patches are removed in order of relevancy: do the maps tell the truth?",
 }
 
+ALONE = ("heatmap", "decompose", "mechanism", "constancy")  # do not show the runs to compare with
+NOT_SHOWN = "The runs to compare with are not shown in this figure."
+
 # Commands with arguments of their own. The module of each has `add_arguments(parser)` and `main(args)`.
 OTHERS: Dict[str, str] = {
     "report": "all of the above on one page, report/index.html",
@@ -89,9 +92,13 @@ def main(argv: Optional[List[str]] = None) -> Optional[int]:
         return command_module(name).main(args)
     from . import figures
 
+    figures.check_writable(args.output)
     result = command_module(name).run(load_study(args), args)
+    print(result.how_to_read, "", sep="\n")
+    if args.compare and name in ALONE:
+        print(NOT_SHOWN)
     for what, value in result.headlines:
-        print(f"{what}: {value:.4g}")
+        print(f"{what}: {figures.readable(value)}")
     print("written:", *figures.save(result, args.output, name), sep="\n  ")
     return None
 

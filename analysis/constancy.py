@@ -1,8 +1,8 @@
 """How constant is what the prompts contribute?
 
 A bias adds the same vector to every token of every image. Prompts add u (see `decompose`), which depends on the
-token that asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias, and 0 if nothing of it
-is constant.
+token that asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias. If nothing of it is
+constant, so that n tokens have u that are independent and of mean 0, it is 1 / n.
 """
 import argparse
 from typing import Tuple
@@ -76,11 +76,12 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     """
     result = figures.Result(
         "u is what a token gathers from the prompts. |E u|² / E |u|² is 1 where every token of every image gathers "
-        "the same from them, as from a bias, and near 0 where nothing is common to them. The second curve asks only "
-        "the row that is read at the end: [cls] over images, EOS over classes. Below, how long u is: where it is "
+        "the same from them, as from a bias, and 1/n where n tokens have nothing in common{floors}. The second curve asks "
+        "only the row that is read at the end: [cls] over images, EOS over classes. Below, how long u is: where it is "
         "short, its constancy matters little; the mean that is weighted by E |u|² takes that into account."
     )
     branches = branches_with_prompts(study)
+    counts = []
     figure, axes = figures.subplots(2, len(branches), height=1.9)
     for column, branch in zip(axes.T, branches):
         term = PromptTerm(branch).stream(branch.batches(study))
@@ -97,6 +98,7 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
             figures.block_axis(ax, len(values))
         column[0].set_title(f"{branch.name} branch")
         constancy, weighted = shown["constancy"], of_mean.sum(0) / mean.sum(0)
+        counts += [f"{branch.name}: {int(term.count[0])} inputs, of which {int(term.count[1])} {branch.read}"]
         for at, rows in enumerate(("all inputs", branch.read)):
             result.headlines += [
                 (f"{branch.name}: constancy over {rows}, mean over blocks", float(constancy[:, at].mean())),
@@ -105,5 +107,6 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
                 (f"{branch.name}: constancy over {rows}, highest of a block", float(constancy[:, at].max())),
             ]
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    result.how_to_read = result.how_to_read.format(floors=f" ({'; '.join(counts)})")
     result.figures["constancy"] = figure
     return result

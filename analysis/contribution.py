@@ -11,21 +11,28 @@ from torch import Tensor
 from trainers.tuning.errors import UserError
 from trainers.tuning.tuned_clip import TunedCLIP
 
-from .figures import Result, legend, look, subplots
-from .recording import text_columns
+from .figures import Result, legend, look, subplots, wrapped
+from .recording import end_name, text_columns
 from .relevancy import check_first_block, relevancy, shares
 from .run import ZERO_SHOT, Study
 from .statistics import Means, groups, rank_correlation
 
 HOW_TO_READ = (
-    "How much of the score of an image with its own class comes from each token, as a share of all (relevancy, "
-    "averaged over {count} test images{which}). Text: left of the line SOS and the prompts or template words, "
-    "right of it the class name and “.”, then zero from EOS on. Image: left of the line the patches, row by row, "
-    "right of it the prompts, each summed over the blocks. Insets enlarge the prompts. The bars add the same up "
-    "by kind of token. The paper expects the share of SOS and prompts to grow, that of the class name to fall, "
-    "and the ranking of patches to stay (rank correlation near 1)."
+    "How much of the score of an image with its own class comes from each token, as a share of all (relevancy, averaged "
+    "over {count} test images{which}). Text: left of the line SOS and the prompts or template words, right of it the class "
+    "name and what follows it ({end}), then zero from EOS on. Image: the patches, row by row{prompts}. The bars add the "
+    "same up by kind of token. The paper expects the share of SOS and prompts to grow, that of the class name to fall, and "
+    "the ranking of patches to stay (rank correlation near 1)."
 )
+OF_PROMPTS = ", left of the line, and right of it the prompts, each summed over the blocks"
 KINDS = {"SOS": "SOS", "prompts": "prompts", "template": "template words", "class": "class name", "end": "“.”"}
+MOST_TICKS = 15  # with names, so that they do not run into each other
+MOST_ENLARGED = 12  # text prompts; more fill the figure anyway
+
+
+def kinds_of(study: Study) -> Dict[str, str]:
+    """KINDS, with the right name for what stands after the class name."""
+    return {**KINDS, "end": end_name(study.models.values())}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +71,7 @@ def run(study: Study, args: argparse.Namespace) -> Result:
         for what in found.sums:
             numbers[f"{name}: {what}"] = found[what]
         headlines += [(f"text share of {kind}, {name}", float(value))
-                      for kind, value in zip(KINDS.values(), found["text kinds"])]
+                      for kind, value in zip(kinds_of(study).values(), found["text kinds"])]
         headlines.append((f"image share of prompts, {name}", float(found["image"][model.vision.patches:].sum())))
         if name != ZERO_SHOT:
             headlines.append((f"rank correlation of patch relevancy with {ZERO_SHOT}, image by image, {name}",
@@ -74,7 +81,11 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     which = " that zero-shot CLIP misses and the tuned run gets right" if args.select == "corrected" else ""
     figures = {"contribution-text": text_figure(study, means), "contribution-image": image_figure(study, means),
                "contribution-kinds": kinds_figure(study, means)}
-    return Result(HOW_TO_READ.format(count=count, which=which), [("images", count), *headlines], figures, numbers)
+    prompts = any(len(means[name]["image"]) > study.plain.vision.patches for name in study.models)
+    how_to_read = HOW_TO_READ.format(count=count, which=which, end=kinds_of(study)["end"], prompts=OF_PROMPTS * prompts)
+    if any(ax.child_axes for figure in figures.values() for ax in figure.axes):
+        how_to_read += " Insets enlarge the prompts."
+    return Result(how_to_read + study.on_words(), [("images", count), *headlines], figures, numbers)
 
 
 def add_batch(study: Study, means: Dict[str, Means], columns: Dict[str, List], image: Tensor, label: Tensor,
@@ -101,7 +112,7 @@ def add_batch(study: Study, means: Dict[str, Means], columns: Dict[str, List], i
 
 
 def text_figure(study: Study, means: Dict[str, Means]) -> Figure:
-    """Figure 2: shares by position. Contexts of different length end at the same line."""
+    """Figure 2: shares by position. All contexts begin at the left, and all class names at the line."""
     starts = {name: class_start(model) for name, model in study.models.items()}
     left = max(starts.values())
     longest = max(int(model.text.tokens.argmax(-1).max()) - starts[name] for name, model in study.models.items()) + 2
@@ -109,14 +120,20 @@ def text_figure(study: Study, means: Dict[str, Means]) -> Figure:
     for name, start in starts.items():
         y = means[name]["text"]
         curves[name] = [(np.arange(start), y[:start]), (left + np.arange(longest), y[start:start + longest])]
-    shown = (0.5, left - 0.5) if left > 1 else None
+    shown = (0.5, left - 0.5) if 1 < left <= 1 + MOST_ENLARGED else None
     limits = (-0.5, left + longest - 0.5)
     figure, ax = curves_figure(curves, left - 0.5, limits, shown, "prompts or template words", shown)
-    ax.set_xticks(range(left + longest), token_names(left) + [str(i) for i in range(1, longest + 1)])
-    ax.set_xlabel("SOS, prompts or template words P  |  class name, “.”, EOS and padding")
+    some_ticks(ax, 0, token_names(left) + [str(i) for i in range(1, longest + 1)])
+    ax.set_xlabel(f"SOS, prompts or template words P  |  class name, {kinds_of(study)['end']}, EOS and padding")
     for inset in ax.child_axes:
-        inset.set_xticks(range(1, left), token_names(left)[1:])
+        some_ticks(inset, 1, token_names(left)[1:])
     return figure
+
+
+def some_ticks(ax: Axes, start: int, names: List[str], most: int = MOST_TICKS) -> None:
+    """Name what stands at x = start, start + 1, ...: each, or where these are more than `most`, every second, third, ..."""
+    step = -(-len(names) // most)
+    ax.set_xticks(range(start, start + len(names), step), names[::step])
 
 
 def token_names(count: int) -> List[str]:
@@ -135,7 +152,8 @@ def image_figure(study: Study, means: Dict[str, Means]) -> Figure:
     figure, ax = curves_figure(curves, M - 0.5, limits, shown, "last patches  |  prompts", (0.25 * M, 0.75 * M))
     ax.set_xlabel(f"patch, row by row (0 to {M - 1})" + ("  |  prompt" if most > M else ""))
     for inset in ax.child_axes:
-        inset.set_xticks(range(first, most), [*range(first, M), *(f"P{i + 1}" for i in range(most - M))])
+        names = [*map(str, range(first, M)), *(f"P{i + 1}" for i in range(most - M))]
+        some_ticks(inset, first, names, MOST_TICKS * M // most)  # the more prompts, the narrower is the inset
     return figure
 
 
@@ -182,7 +200,7 @@ def curves_figure(curves: Dict[str, List], line: float, limits: Tuple, shown: Op
 def kinds_figure(study: Study, means: Dict[str, Means]) -> Figure:
     """The same shares, added up by kind of token."""
     M = study.plain.vision.patches
-    text = {name: dict(zip(KINDS.values(), means[name]["text kinds"])) for name in study.models}
+    text = {name: dict(zip(kinds_of(study).values(), means[name]["text kinds"])) for name in study.models}
     of_image = {name: means[name]["image"] for name in study.models}
     image = {name: {"patches": values[:M].sum(), "prompts": values[M:].sum()} for name, values in of_image.items()}
     figure, axes = subplots(1, 2, height=2.5, sharey=True, width_ratios=[5, 2])
@@ -193,7 +211,7 @@ def kinds_figure(study: Study, means: Dict[str, Means]) -> Figure:
             ax.bar(x, list(shares_of.values()), width * 0.92, color=look(index)["color"],
                    hatch=["", "///", "...", "xxx"][index % 4], edgecolor="white", linewidth=0,
                    label=name if title == "text" else "")
-        ax.set_xticks(range(len(shares_of)), list(shares_of))
+        ax.set_xticks(range(len(shares_of)), [wrapped(kind, 16) for kind in shares_of])
         ax.set_title(title)
         ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("share of relevancy")

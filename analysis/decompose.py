@@ -267,9 +267,9 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         "An input's attention update is exactly (1 - π) a v W_O + u W_O + b_O: what it would gather from the inputs "
         "alone, scaled down by the attention mass π that goes to the prompts, plus what it gathers from the prompts."
         " First row: π. Second row: length of the prompts' part relative to the lengths of both parts. Third row: "
-        "how much of the attention among inputs (a) has gone elsewhere, compared with plain CLIP; it is 0 in the "
-        "first image block, where prompts can only rescale. Dots are heads, for all inputs ([cls] and patches, or "
-        "what stands between the prompts and the end of EOS)."
+        "how much of the attention among inputs (a) has gone elsewhere, compared with plain CLIP"
+        + ("; it is 0 in the first image block, where prompts can only rescale" if branches[0].name == "image" else "")
+        + ". Dots are heads, for all inputs (" + " or ".join(INPUTS[branch.name] for branch in branches) + ")."
     )
     for branch, share in zip(branches, shares):
         for name, values in share.means().items():
@@ -286,6 +286,8 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     result.figures["decompose-heads"] = plot_heads(branches, result.numbers)
     return result
 
+
+INPUTS = {"image": "[cls] and patches", "text": "what stands between the prompts and the end of EOS"}
 
 # The row that is read at the end. All inputs together have the run's own look.
 READ_LABEL, READ_LOOK = "[cls] or EOS alone", {"color": "#333333", "linestyle": "-", "marker": "s"}
@@ -316,14 +318,15 @@ def plot_blocks(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figur
 
 
 def plot_heads(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figures.Figure:
-    """One column per branch: attention mass and share of each block and head, of all inputs."""
+    """One column per branch: attention mass and share of each block and head, of all inputs; one colour scale for each row."""
     rows = (("pi", "attention mass\non prompts, π"), ("head", "prompts' share of\nthe head's update"))
+    most = {name: max(numbers[f"{branch.name}_{name}"][:, 0].max() for branch in branches) for name, _ in rows}
     figure, axes = figures.subplots(len(rows), len(branches), height=1.8)
     for column, branch in zip(axes.T, branches):
         for ax, (name, label) in zip(column, rows):
             values = numbers[f"{branch.name}_{name}"][:, 0].T  # (H, L)
             H, blocks = values.shape
-            image = ax.imshow(values, aspect="auto", origin="lower", cmap="Reds", vmin=0,
+            image = ax.imshow(values, aspect="auto", origin="lower", cmap="Reds", vmin=0, vmax=most[name],
                               extent=(0.5, blocks + 0.5, 0.5, H + 0.5))
             ax.set_yticks(range(1, H + 1))
             ax.set_ylabel("head")

@@ -11,11 +11,13 @@ from .run import Study
 from .statistics import attention_means
 
 HOW_TO_READ = (
-    "Each dot is a head of the image branch: the mean distance, in pixels, between a patch and the patches that "
-    "it attends to, weighted by attention; the line is the mean over heads; the grey line repeats CLIP's. Near "
-    "the bottom a head looks around itself, near the top over the whole image. “w/o prompt” leaves the attention "
-    "on prompts out, “w prompt” lets it count as distance 0. The paper expects “w/o prompt” to look like CLIP: "
-    "prompts do not change how features are gathered."
+    "Each dot is a head of the image branch: the mean distance, in pixels, between a patch and the patches that it attends "
+    "to, weighted by attention; the line is the mean over heads; the grey line repeats CLIP's. A head that looks only at "
+    "itself is at 0, one that looks at all patches alike is at the dashed line, and one above it prefers what is far away."
+)
+OF_PROMPTS = (
+    " “w/o prompt” leaves the attention on prompts out, “w prompt” lets it count as distance 0. The paper expects “w/o "
+    "prompt” to look like CLIP: prompts do not change how features are gathered."
 )
 
 
@@ -63,5 +65,8 @@ def run(study: Study, args: argparse.Namespace) -> Result:
         for name, values in attention_means(study, model, measures).items():
             panels.append((index, name, values))
     headlines = [(f"mean attention distance in pixels, {name}", float(values.mean())) for _, name, values in panels]
-    figure = heads_grid(panels, "attention distance (pixels)")
-    return Result(HOW_TO_READ, headlines, {"distance": figure}, {name: values for _, name, values in panels})
+    uniform = float(distances.mean())
+    headlines.append(("the same of uniform attention", uniform))
+    figure = heads_grid(panels, "attention distance (pixels)", (uniform, "uniform attention"))
+    how_to_read = HOW_TO_READ + OF_PROMPTS * (len(panels) > len(study.models))
+    return Result(how_to_read, headlines, {"distance": figure}, {name: values for _, name, values in panels})

@@ -10,11 +10,13 @@ from .run import Study
 from .statistics import attention_means
 
 HOW_TO_READ = (
-    "Each dot is a head of the image branch: the mean entropy of its attention, in nats, over [cls] and all "
-    "patches, or of [cls] alone; the line is the mean over heads, and the grey line repeats CLIP's. High entropy "
-    "is attention spread widely, low entropy is attention on a few tokens. “w/o prompt” drops the prompts and "
-    "scales the rest to 1, “w prompt” keeps them. The paper expects “w/o prompt” to look like CLIP: prompts do "
-    "not change the scope of attention."
+    "Each dot is a head of the image branch: the mean entropy of its attention, in nats, over [cls] and all patches, or of "
+    "[cls] alone; the line is the mean over heads, and the grey line repeats CLIP's. High entropy is attention spread "
+    "widely, low entropy is attention on a few tokens."
+)
+OF_PROMPTS = (
+    " “w/o prompt” drops the prompts and scales the rest to 1, “w prompt” keeps them. The paper expects “w/o prompt” to "
+    "look like CLIP: prompts do not change the scope of attention."
 )
 
 
@@ -52,4 +54,5 @@ def run(study: Study, args: argparse.Namespace) -> Result:
         "entropy": heads_grid(panels["all tokens"], "entropy of all tokens (nats)"),
         "entropy-cls": heads_grid(panels["[cls]"], "entropy of [cls] (nats)"),
     }
-    return Result(HOW_TO_READ, headlines, figures, numbers)
+    with_prompts = len(panels["[cls]"]) > len(study.models)
+    return Result(HOW_TO_READ + OF_PROMPTS * with_prompts, headlines, figures, numbers)

@@ -1,6 +1,6 @@
 """Where EOS looks in the text branch (section 3.3.1, fig. 4)."""
 import argparse
-from typing import Dict
+from typing import Dict, List
 
 import numpy as np
 import torch
@@ -8,19 +8,16 @@ from torch import Tensor
 
 from trainers.tuning.tuned_clip import TunedCLIP
 
-from .figures import Result, block_axis, heads_per_block, subplots
-from .recording import Watch, tapped, text_columns
+from .figures import Result, block_axis, heads_per_block, legend, subplots
+from .recording import Watch, end_name, tapped, text_columns
 from .run import Study
 from .statistics import Means, groups
 
 HOW_TO_READ = (
-    "Each dot is a head of the text branch: the share of EOS' attention that goes to SOS, to the prompts (or, "
-    "where there are none, the template's words), to the class name, to “.” and to EOS itself; all five add up "
-    "to 1. The line is the mean over heads; all classes count alike. The paper expects tuning to move attention "
-    "from SOS to the prompts and to leave that on the class name."
+    "Each dot is a head of the text branch: the share of EOS' attention that goes to {kinds} and EOS itself; all add up "
+    "to 1. The line is the mean over heads; all classes count alike. The paper expects tuning to move attention from SOS "
+    "to the prompts and to leave that on the class name."
 )
-PANELS = {"SOS": ["SOS"], "prompts or template words": ["prompts", "template"], "class name": ["class"], "“.”": ["end"],
-          "EOS": ["EOS"]}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,23 +42,36 @@ def eos_attention(model: TunedCLIP, batch_size: int) -> Dict[str, np.ndarray]:
     return {name: np.stack([means[name, i] for i in range(len(model.text.blocks))]) for name in text_columns(model, 0)}
 
 
+def panels(study: Study) -> Dict[str, List[str]]:
+    """Title -> names of columns. Prompts and template words share a panel, unless a model has both."""
+    columns = [text_columns(model, 0) for model in study.models.values()]
+    both = any(c["prompts"].start < c["prompts"].stop and c["template"].start < c["template"].stop for c in columns)
+    middle = {"prompts": ["prompts"], "template words": ["template"]} if both else {
+        "prompts or template words": ["prompts", "template"]}
+    return {"SOS": ["SOS"], **middle, "class name": ["class"], end_name(study.models.values()): ["end"], "EOS": ["EOS"]}
+
+
 def run(study: Study, args: argparse.Namespace) -> Result:
     """One panel for each kind of token, all models side by side."""
     numbers, headlines = {}, []
+    shown = panels(study)
     figure, axes = subplots(2, 3, height=2.3, sharey=True)
     for index, (label, model) in enumerate(study.models.items()):
         mass = eos_attention(model, study.batch_size)
         numbers.update({f"{label}: {name}": values for name, values in mass.items()})
-        for ax, (title, names) in zip(axes.flat, PANELS.items()):
+        for ax, (title, names) in zip(axes.flat, shown.items()):
             values = sum(mass[name] for name in names)
             heads_per_block(ax, values, index, len(study.models), index, label)
             headlines.append((f"EOS' mean attention on {title}, {label}", float(values.mean())))
-    for ax, title in zip(axes.flat, PANELS):
+    for ax, title in zip(axes.flat, shown):
         ax.set_title(title)
         block_axis(ax, len(study.plain.text.blocks))
     for ax in axes[:, 0]:
         ax.set_ylabel("share of EOS' attention")
         ax.set_ylim(-0.02, 1.02)
-    axes[-1, -1].axis("off")
-    axes[-1, -1].legend(*axes[0, 0].get_legend_handles_labels(), loc="center")
-    return Result(HOW_TO_READ, headlines, {"eos-attention": figure}, numbers)
+    if len(shown) < axes.size:
+        axes[-1, -1].axis("off")
+    legend(figure)
+    *kinds, _ = shown
+    how_to_read = HOW_TO_READ.format(kinds=", ".join(f"the {kind}" if kind[0].islower() else kind for kind in kinds))
+    return Result(how_to_read + study.on_words(), headlines, {"eos-attention": figure}, numbers)

@@ -15,11 +15,13 @@ import yaml
 
 from datasets.sources import SOURCES
 from trainers.tuning.errors import UserError
-from trainers.tuning.run_files import finished
+from trainers.tuning.files import writing
+from trainers.tuning.run_files import CONFIG, finished, refuse_other_config
 
 from .results import Results, read_results
 
 BLOCKS = 12
+DIVERGED = "diverged.txt"  # in the folder of a run whose loss was not finite: what it said. Without it the run is tried again
 ZEROSHOT_KEYS = ("MODEL.", "INPUT.", "DATASET.", "TEST.", "TRAINER.ZEROSHOTCLIP.")  # that mean something without learning
 
 # Rough seconds on two CPU cores: of a training image, of a class's text in a training step, of a test image; of starting.
@@ -169,6 +171,20 @@ class Run:
         """
         return read_results(self.folder) if os.path.isdir(self.folder) and finished(self.config(), self.folder) else None
 
+    def divergence(self) -> str:
+        """What stopped its training for good, if its loss was not finite at an earlier call; otherwise "".
+
+        Raises:
+            UserError: its folder holds a run with another config.
+        """
+        path = os.path.join(self.folder, DIVERGED)
+        if not os.path.exists(path):
+            return ""
+        if os.path.exists(os.path.join(self.folder, CONFIG)):
+            refuse_other_config(self.config(), self.folder)
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+
     def perform(self, threads: Optional[int] = None) -> Results:
         """Run it, or go on with it, and return what it came to.
 
@@ -176,7 +192,7 @@ class Run:
             threads: of the CPU; None leaves torch its choice.
 
         Raises:
-            Diverged: the loss was not finite.
+            Diverged: the loss was not finite. A file in its folder, DIVERGED, says so from then on.
             UserError: anything else went wrong.
         """
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
@@ -186,7 +202,11 @@ class Run:
             return read_results(self.folder)
         message = (done.stderr.strip() or f"error: stopped with status {done.returncode}").splitlines()[-1]
         message = message[len("error: "):] if message.startswith("error: ") else message
-        raise (Diverged if message.startswith("the loss is") else UserError)(f"{self.folder}: {message}")
+        if not message.startswith("the loss is"):
+            raise UserError(f"{self.folder}: {message}")
+        with writing(os.path.join(self.folder, DIVERGED)) as file:
+            file.write(message + "\n")
+        raise Diverged(message)
 
     def guess_seconds(self) -> float:
         """About how long it takes on two CPU cores; rates as measured there, see SECONDS."""

@@ -1,8 +1,10 @@
 """One look for all figures, and the files that a figure becomes."""
 import csv
 import os
+import tempfile
+import textwrap
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import matplotlib
 
@@ -13,6 +15,7 @@ import numpy as np  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from trainers.tuning.errors import UserError  # noqa: E402
 from trainers.tuning.files import writing  # noqa: E402
 
 WIDTH = 7.2  # inches, of a figure as wide as a page's text
@@ -100,14 +103,24 @@ def heads_per_block(axes: Axes, values: np.ndarray, index: int, of: int = 1, pla
 
 
 def legend(figure: Figure) -> None:
-    """One legend above all axes, at most four entries wide."""
-    labels = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels())))
+    """One legend above all axes, of what any of them shows, at most four entries wide."""
+    labels = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=min(4, len(labels)))
 
 
-def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str) -> Figure:
+def wrapped(text: str, width: int = 30) -> str:
+    """Text in lines of at most `width` characters, where its words allow it; "w/o prompt" and the like on a line of its own."""
+    return "\n".join(textwrap.fill(part, width, break_long_words=False, break_on_hyphens=False)
+                     for part in (text.split(", ") if len(text) > width else [text]))
+
+
+def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str, level: Optional[Tuple[float, str]] = None) -> Figure:
     """A panel of `heads_per_block` for each (index of the model, title, values (L, H)); the first one's mean is repeated in
-    grey in all others."""
+    grey in all others.
+
+    Args:
+        level: a value for a thin line through all panels, and what it is; y then begins at 0.
+    """
     columns = 2 if len(panels) == 4 else 3
     rows = -(-len(panels) // columns)
     figure, axes = subplots(rows, min(columns, len(panels)), height=2.3, sharex=True, sharey=True)
@@ -115,17 +128,48 @@ def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str) -> Fi
     for place, (ax, (index, title, values)) in enumerate(zip(axes.flat, panels)):
         if place:
             ax.plot(range(1, 1 + len(reference)), reference, color="0.6", linewidth=1, label=f"mean of {panels[0][1]}")
+        if level:
+            ax.axhline(level[0], color="0.3", linewidth=0.7, linestyle=(0, (4, 3)), label=level[1])
         if place == 1:
             ax.legend(fontsize=7)
         heads_per_block(ax, values, index)
-        ax.set_title(title)
+        ax.set_title(wrapped(title), fontsize=8 if len(title) > 30 else None)
         block_axis(ax, len(values))
         ax.tick_params(labelbottom=True)
     for ax in axes.flat[len(panels):]:
         ax.axis("off")
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
+    if level:
+        axes[0, 0].set_ylim(0)
     return figure
+
+
+def readable(value: float) -> str:
+    """An int as it is; other numbers with four digits that count, and without a power of ten from 0.001 to a million.
+
+    >>> readable(54000), readable(12345.6), readable(0.00123456), readable(1.4e-14)
+    ('54000', '12346', '0.001235', '1.4e-14')
+    """
+    if isinstance(value, (int, np.integer)):
+        return str(value)
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def check_writable(folder: str) -> None:
+    """To be called before long work whose results go into `folder`, which need not exist yet. Leaves nothing behind.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    nearest = os.path.abspath(folder)
+    while not os.path.exists(nearest):
+        nearest = os.path.dirname(nearest)
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --output") from error
 
 
 def save(result: Result, folder: str, name: str) -> List[str]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
+from trainers.tuning.errors import UserError
 from trainers.tuning.tuned_clip import TunedCLIP
 
 from .figures import WIDTH, Result, block_axis, heads_per_block, plt, subplots
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=int, default=0, metavar="I",
                         help="which test image to show (from 0; default: 0)")
     parser.add_argument("--angles", type=int, nargs="+", default=[0, 90, 180, 270], metavar="DEGREES",
-                        help="rotations of the image (default: 0 90 180 270)")
+                        help="rotations of the image, in right angles (default: 0 90 180 270)")
     parser.add_argument("--blocks", type=int, nargs="+", metavar="L",
                         help="blocks to show (from 1; default: six of them)")
     parser.add_argument("--heads", type=int, nargs="+", metavar="H",
@@ -71,6 +72,14 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 def run(study: Study, args: argparse.Namespace) -> Result:
+    """Maps of one image, upright and rotated, and correlations over the test set.
+
+    Raises:
+        UserError: no such image, block or head; an angle that would leave empty corners.
+    """
+    for angle in args.angles:
+        if angle % 90:
+            raise UserError(f"--angles has {angle}, but angles have to be multiples of 90, so that no corner is empty")
     heads = choose_heads(study.plain.vision, args.heads)
     L = len(study.plain.vision.blocks)
     blocks = choose_blocks(study.plain.vision, args.blocks or sorted({round(1 + i * (L - 1) / 5) for i in range(6)}))
@@ -82,7 +91,7 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     rotated = {angle: TF.rotate(image, angle, TF.InterpolationMode.BILINEAR) for angle in args.angles}
     maps = {angle: maps_of(study, turned, blocks, heads) for angle, turned in rotated.items()}
     for angle, rows in maps.items():
-        numbers.update({f"{angle} degrees, {name}": values for name, values in rows.items()})
+        numbers.update({f"{angle} degrees, {name}".replace("\n", " "): values for name, values in rows.items()})
     shown = {angle: {name: values for name, values in rows.items() if not name.startswith("prompt ")}
              for angle, rows in maps.items()}
     figures["heatmap"] = map_figure(study, rotated, shown, blocks)
@@ -170,21 +179,22 @@ def correlations(study: Study, heads: List[int]) -> Dict[str, np.ndarray]:
 
 def map_figure(study: Study, images: Dict[int, Tensor], maps: Dict[int, Dict[str, np.ndarray]], blocks: List[int]) -> Figure:
     """For each angle the image and, right of it, its rows of maps over the blocks."""
-    titles = list(next(iter(maps.values())))
-    columns = 1 + len(blocks)
-    rows = len(titles) * len(maps)
-    cell = 0.93 * WIDTH / columns
-    height = cell * 1.05 * rows + 0.2
+    columns, each = 1 + len(blocks), 1 + len(next(iter(maps.values())))  # the last row of each angle is a gap
+    rows = each * len(maps) - 1
+    width = WIDTH * max(1, columns / 8)  # more blocks make a wider figure, not smaller maps that titles do not fit
+    cell = 0.93 * width / columns
+    ratios = [0.2 if r % each == each - 1 else 1 for r in range(rows)]
+    height = cell * 1.06 * sum(ratios) + 0.2
     # Placed by hand: automatic layout takes long with so many axes.
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, layout="none")
-    figure.subplots_adjust(0.055, 0.05 / height, 0.995, 1 - 0.2 / height, wspace=0.06, hspace=0.11)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="none", height_ratios=ratios)
+    figure.subplots_adjust(0.4 / width, 0.05 / height, 0.995, 1 - 0.2 / height, wspace=0.06, hspace=0.11)
     for ax in axes.flat:
         ax.axis("off")
     for a, (angle, heats) in enumerate(maps.items()):
-        axes[a * len(titles), 0].imshow(study.picture(images[angle]))
-        axes[a * len(titles), 0].set_title(f"image, {angle}°", fontsize=7)
+        axes[a * each, 0].imshow(study.picture(images[angle]))
+        axes[a * each, 0].set_title(f"image, {angle}°", fontsize=7)
         for r, (title, values) in enumerate(heats.items()):
-            row = axes[a * len(titles) + r]
+            row = axes[a * each + r]
             row[0].text(-0.08, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=6.5)
             for ax, block, heat in zip(row[1:], blocks, values):
                 ax.imshow(heat, cmap="inferno", vmin=0, vmax=1)

@@ -114,12 +114,15 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         "gathered from the prompts; m: mean of u over the few-shot training images (for text over the classes), one "
         "vector per block, which is a bias. If prompts worked through attention alone, rescaled and transplanted "
         "attention would keep the accuracy of the full model; if as a bias alone, bias only, constant bias and "
-        "frozen attention would. Bars: 95 % interval of the accuracy for that many test images. Text prompts stand "
-        "in the place of template words: without them (none) their positions stay empty, so that text features are "
-        "not those of zero-shot CLIP. Frozen attention of text is that of the plain text with the template words "
-        "left out and the rest renormalised."
+        "frozen attention would. Bars: 95 % interval of the accuracy for that many test images."
     )
     with_prompts = {branch.name for branch in branches_with_prompts(study)}
+    if "text" in with_prompts:
+        result.how_to_read += (
+            " Text prompts stand in the place of template words: without them (none) their positions stay empty, so that "
+            "text features are not those of zero-shot CLIP. Frozen attention of text is that of the plain text with the "
+            "template words left out and the rest renormalised."
+        )
     branches = (ImageBranch(study.tuned), TextBranch(study.tuned))
     m = {branch.name: PromptTerm(branch).stream(branch.batches(study, "train")).gathered() for branch in branches}
     shares, count = accuracies(study.tuned, m, study.batches("variants"))

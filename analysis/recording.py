@@ -8,7 +8,7 @@
 Outside the context the tower is as it was, and as fast. `vision_columns` and `text_columns` name the columns (and rows).
 """
 import contextlib
-from typing import Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -121,3 +121,9 @@ def text_columns(model: TunedCLIP, k: int) -> Dict[str, slice]:
     bounds = [0, 1, 1 + at.stop - at.start, 1 + before, eos - after, eos, eos + 1]
     return {name: slice(a, b) for name, a, b in
             zip(("SOS", "prompts", "template", "class", "end", "EOS"), bounds, bounds[1:])}
+
+
+def end_name(models: Iterable[TunedCLIP]) -> str:
+    """What "end" is called in figures of all these models: “.”, unless there are other words after a class name."""
+    only_dots = all(model.template.endswith("{}.") for model in models)
+    return "“.”" if only_dots else "words after the class name"

@@ -9,7 +9,7 @@ from trainers.tuning.errors import UserError
 from trainers.tuning.files import writing
 
 from . import figures
-from .__main__ import FIGURES, add_study_arguments, command_module, load_study, make_parser
+from .__main__ import ALONE, FIGURES, NOT_SHOWN, add_study_arguments, command_module, load_study, make_parser
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run every command of `FIGURES` on one study and write its files, and `index.html`, into `args.output`."""
+    figures.check_writable(args.output)
     study = load_study(args)
     sections = []
     for name, what in FIGURES.items():
@@ -41,7 +42,8 @@ def main(args: argparse.Namespace) -> None:
             sections.append(section(name, what, [f'<p class="note">Left out: {html.escape(str(error))}.</p>']))
             continue
         figures.save(result, args.output, name)
-        sections.append(section(name, what, shown(result, args.output)))
+        note = [f'<p class="note">{NOT_SHOWN}</p>'] if args.compare and name in ALONE else []
+        sections.append(section(name, what, [*shown(result, args.output), *note]))
         figures.plt.close("all")
     path = os.path.join(args.output, "index.html")
     with writing(path) as file:
@@ -60,7 +62,7 @@ def shown(result: figures.Result, folder: str) -> List[str]:
         with open(figures.file_path(folder, stem, "png"), "rb") as file:
             data = base64.b64encode(file.read()).decode()
         images.append(f'<img alt="{html.escape(stem)}" src="data:image/png;base64,{data}">')
-    rows = [f"<tr><td>{html.escape(what)}</td><td>{value:.4g}</td></tr>" for what, value in result.headlines]
+    rows = [f"<tr><td>{html.escape(what)}</td><td>{figures.readable(value)}</td></tr>" for what, value in result.headlines]
     table = ["<table><tr><th>what</th><th>value</th></tr>", *rows, "</table>"] if rows else []
     return [*images, f"<p>How to read it. {html.escape(result.how_to_read)}</p>", *table]
 

@@ -60,6 +60,21 @@ def read_seeds(folder: str, seeds: Optional[Sequence[int]] = None) -> Dict[int, 
     return {seed: read_results(os.path.join(folder, f"seed{seed}")) for seed in seeds or seeds_in(folder)}
 
 
+def read_zero_shot(folder: str, beside: Iterable[Results]) -> Results:
+    """`results.json` of the zero-shot run in `folder`, to be shown beside the results of other runs.
+
+    Raises:
+        UserError: as `read_results`; or one of those has another backbone.
+    """
+    results = read_results(folder)
+    for other in beside:
+        backbones = [run.get("backbone") for run in (results, other)]
+        if None not in backbones and backbones[0] != backbones[1]:
+            raise UserError(f'{folder} cannot stand beside these runs: its backbone is "{backbones[0]}", theirs '
+                            f'"{backbones[1]}"; name a zero-shot run of theirs')
+    return results
+
+
 def mean_std(values: Sequence[float]) -> Tuple[float, float]:
     """Mean and (population) standard deviation."""
     return float(np.mean(values)), float(np.std(values))
@@ -102,7 +117,7 @@ def short_names(folders: Sequence[str]) -> List[str]:
 def table_of_seeds(folder: str, zero_shot: Sequence[str], seeds: Optional[Sequence[int]]) -> str:
     """Zero-shot, each seed, mean ± std."""
     runs = read_seeds(folder, seeds) if folder else {}
-    rows = [["zero-shot", *cells([read_results(path)])] for path in zero_shot]
+    rows = [["zero-shot", *cells([read_zero_shot(path, runs.values())])] for path in zero_shot]
     rows += [[f"seed {seed}", *cells([results])] for seed, results in runs.items()]
     rows += [["mean ± std", *cells(runs.values())]] if runs else []
     return draw(["", *METRICS.values()], rows)
@@ -116,21 +131,30 @@ def table_of_folders(folders: Sequence[str], zero_shot: Sequence[str], seeds: Op
     average = {key: np.mean([mean[key] for mean in means]) for key in METRICS}
     rows = [[name, *cells(group)] for name, group in zip(short_names(folders), groups)] + [["average", *cells([average])]]
     if len(zero_shot) == len(folders):
-        plain = [read_results(folder)["accuracy"] for folder in zero_shot]
+        plain = [read_zero_shot(folder, group)["accuracy"] for folder, group in zip(zero_shot, groups)]
         headers.append("zero-shot accuracy %")
         rows = [[*row, spread([value])] for row, value in zip(rows, [*plain, np.mean(plain)])]
     elif zero_shot:
-        rows.insert(0, ["zero-shot", *cells([read_results(zero_shot[0])])])
+        rows.insert(0, ["zero-shot", *cells([read_zero_shot(zero_shot[0], [run for group in groups for run in group])])])
     return draw(headers, rows)
 
 
 def table_of_base_and_new(folders: Sequence[str], zero_shot: Sequence[str], seeds: Optional[Sequence[int]]) -> str:
-    """Accuracy on base and on new classes and their harmonic mean; in the last row that of the two means."""
-    base, new = (read_seeds(folder, seeds) for folder in folders)
-    pairs = {f"seed {seed}": ([base[seed]], [new[seed]]) for seed in base if seed in new}
+    """Accuracy on base and on new classes and their harmonic mean; in the last row that of the two means.
+
+    Raises:
+        UserError: as `read_seeds`; or one of the two has a seed that the other lacks.
+    """
+    base, new = parts = [read_seeds(folder, seeds) for folder in folders]
+    for folder, there, here in (folders[0], new, base), (folders[1], base, new):
+        for seed in there:
+            if seed not in here:
+                raise UserError(f"{folder} has no seed{seed}, which the other folder has; run it, or choose with --seeds")
+    pairs = {f"seed {seed}": ([base[seed]], [new[seed]]) for seed in base}
     pairs["mean ± std"] = (base.values(), new.values())
     if zero_shot:
-        pairs = {"zero-shot": [[read_results(path)] for path in zero_shot], **pairs}
+        plain = [[read_zero_shot(path, part.values())] for path, part in zip(zero_shot, parts)]
+        pairs = {"zero-shot": plain, **pairs}
     rows = []
     for name, pair in pairs.items():
         accuracies = [[results["accuracy"] for results in runs] for runs in pair]
@@ -146,6 +170,12 @@ def cells(runs: Iterable[Results]) -> List[str]:
 
 def draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+
+
+def add_output(parser: argparse.ArgumentParser, more: str) -> None:
+    """--output, of commands that look for runs where `scripts/` put them."""
+    parser.add_argument("--output", default=os.environ.get("OUTPUT") or "output", metavar="DIR",
+                        help=f"where the runs are; {more} (default: $OUTPUT, else output)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,10 +2,12 @@
 import contextlib
 import io
 import os
+from itertools import zip_longest
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import promptbias  # noqa: F401 (provides Dassl and the trainers)
+import dassl.utils
 import torch
 from dassl.config import get_cfg_default
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
@@ -19,10 +21,12 @@ from trainers.bias_tuning import BlockBias
 from trainers.ivlp import DeepPrompts
 from trainers.tuning import run_files
 from trainers.tuning.errors import UserError
-from trainers.tuning.templates import GENERIC, template_of
+from trainers.tuning.templates import GENERIC, checked, template_of
 from trainers.tuning.tower import Tower
 from trainers.tuning.trainer import registered_as
 from trainers.tuning.tuned_clip import TunedCLIP
+
+from .results import short_names
 
 ZERO_SHOT = "zero-shot CLIP"
 
@@ -46,7 +50,8 @@ class Study:
         device: where the models are.
 
     Raises:
-        UserError: no finished run, a run of another dataset or backbone, fewer images than asked.
+        UserError: no finished run, a run of another dataset or backbone, or named twice, fewer images than asked, a template
+            without {}.
     """
 
     def __init__(self, model_dir: str, compare: Sequence[str] = (), template: str = GENERIC,
@@ -54,6 +59,8 @@ class Study:
         datasets.register_all()
         if batch_size < 1:
             raise UserError(f"--batch-size is {batch_size}, but has to be at least 1")
+        if template != "dataset":
+            checked(template, "--template")
         self.batch_size = batch_size
         trainer = load_run(model_dir, root)
         self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset
@@ -61,25 +68,23 @@ class Study:
         self.device = trainer.device
         self.classnames: List[str] = self._data.classnames
         self.plain = self.plain_clip(template)
-        self.models: Dict[str, TunedCLIP] = {ZERO_SHOT: self.plain}
-        self._add(self.tuned, model_dir)
+        tuned = {os.path.abspath(model_dir): self.tuned}
         for folder in compare:
+            if os.path.abspath(folder) in tuned:
+                raise UserError(f"{folder} is named twice; a run needs no comparison with itself")
             other = load_run(folder, root)
             for what, ours, theirs in (
-                ("dataset is", self.cfg.DATASET.NAME, other.cfg.DATASET.NAME),
-                ("backbone is", self.cfg.MODEL.BACKBONE.NAME, other.cfg.MODEL.BACKBONE.NAME),
-                ("classes are", self.classnames, other.dm.dataset.classnames),
+                ("dataset", self.cfg.DATASET.NAME, other.cfg.DATASET.NAME),
+                ("backbone", self.cfg.MODEL.BACKBONE.NAME, other.cfg.MODEL.BACKBONE.NAME),
             ):
                 if ours != theirs:
-                    raise UserError(f"{folder} cannot be compared with {model_dir}: its {what} {theirs}, not {ours}")
-            self._add(other.model, folder)
+                    raise UserError(f"{folder} cannot be compared with {model_dir}: its {what} is {theirs}, not {ours}")
+            if self.classnames != other.dm.dataset.classnames:
+                raise UserError(f"{folder} cannot be compared with {model_dir}: "
+                                + first_difference(self.classnames, other.dm.dataset.classnames))
+            tuned[os.path.abspath(folder)] = other.model
+        self.models: Dict[str, TunedCLIP] = {ZERO_SHOT: self.plain, **labelled(tuned)}
         self._test = spread(self._data.test, samples)
-
-    def _add(self, model: TunedCLIP, folder: str) -> None:
-        label = describe(model)
-        if label in self.models:
-            label += f" ({os.path.basename(os.path.normpath(folder))})"
-        self.models[label if label not in self.models else f"{label} {len(self.models)}"] = model
 
     @property
     def label(self) -> str:
@@ -93,6 +98,16 @@ class Study:
         cfg.TRAINER.ZEROSHOTCLIP.TEMPLATE = template_of(cfg) if template == "dataset" else template
         plain = zeroshot.CustomCLIP(cfg, self.classnames, self.tuned.text.clip)
         return plain.to(self.device).eval().requires_grad_(False)
+
+    def on_words(self) -> str:
+        """For figures about text, a sentence on each run that has no text prompts and other words than plain CLIP."""
+        sentences = []
+        for label, model in self.models.items():
+            if not isinstance(model.learner.text, DeepPrompts) and model.template != self.plain.template:
+                option = "dataset" if model.template == template_of(self.cfg) else f'"{model.template}"'
+                sentences.append(f' The text of “{label}” is “{model.template}”, that of {ZERO_SHOT} “{self.plain.template}”: '
+                                 f"the two differ by these words too, and `--template {option}` compares like with like.")
+        return "".join(sentences)
 
     def __len__(self) -> int:
         """Test images that `batches` goes through."""
@@ -136,7 +151,7 @@ def load_run(folder: str, root: str = "") -> TrainerX:
     """The trainer of the finished run in `folder`, its model in float32, with what was learned, and without gradients.
 
     Raises:
-        UserError: there is no finished run, or not one of this project's trainers.
+        UserError: there is no finished run, or not one of this project's trainers, or its dataset is not known.
     """
     written = run_files.read_config(folder)
     if not os.path.exists(os.path.join(folder, run_files.RESULTS)):
@@ -158,7 +173,10 @@ def load_run(folder: str, root: str = "") -> TrainerX:
     if root:
         cfg.DATASET.ROOT = root
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = trainer_class(cfg)
+        try:
+            trainer = trainer_class(cfg)
+        except getattr(dassl.utils, "ConfigError", ()) as error:  # which the original Dassl does not have
+            raise UserError(f"{folder}/{run_files.CONFIG}: {error}") from error
         trainer.load_model(folder)
     trainer.model.eval().requires_grad_(False)
     return trainer
@@ -189,6 +207,24 @@ def describe(model: TunedCLIP) -> str:
     if depths == (len(model.vision.blocks), len(model.text.blocks)):
         return f"deep prompts {V}+{T}"
     return f"shallow prompts {V}+{T}" if depths == (1, 1) else f"prompts {V}+{T}, depth {depths[0]}+{depths[1]}"
+
+
+def labelled(models: Dict[str, TunedCLIP]) -> Dict[str, TunedCLIP]:
+    """folder -> model becomes label -> model; where descriptions clash, with what tells their folders apart."""
+    described = {folder: describe(model) for folder, model in models.items()}
+    labels = {}
+    for folder, label in described.items():
+        clashing = [other for other in described if described[other] == label]
+        name = dict(zip(clashing, short_names(clashing)))[folder]
+        labels[folder] = f"{label} ({name})" if len(clashing) > 1 else label
+    return {labels[folder]: model for folder, model in models.items()}
+
+
+def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """How another run's class names differ from ours, in a few words."""
+    pairs = zip_longest(theirs, ours, fillvalue="none")
+    at, (other, own) = next((i, pair) for i, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    return f'it has {len(theirs)} classes, not these {len(ours)}: class {at} is "{other}", not "{own}"'
 
 
 def choose_blocks(tower: Tower, blocks: Optional[Sequence[int]]) -> List[int]:

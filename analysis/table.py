@@ -18,8 +18,8 @@ from tqdm import tqdm
 from trainers.tuning.errors import UserError, nearest
 from trainers.tuning.files import writing
 
-from .experiments import BLOCKS, DATASETS, Diverged, Run, Setting, bias, estimate, generic_for, plain, prompts
-from .results import Results, mean_std
+from .experiments import BLOCKS, DATASETS, DIVERGED, Diverged, Run, Setting, bias, estimate, generic_for, plain, prompts
+from .results import Results, add_output, mean_std
 
 AVERAGE = "Average"
 FAILED = "–"
@@ -172,8 +172,13 @@ def as_markdown(number: int, cells: Cells, seeds: Sequence[int], shots: int) -> 
     return "\n".join(lines) + "\n"
 
 
-def measure(runs: Dict[Tuple[str, str], List[Run]], done: Dict[Run, Results], jobs: int) -> Tuple[Set[Run], List[str]]:
-    """Perform what is not in `done`, `jobs` at a time, and enter it there.
+def failure(run: Run, message: str) -> str:
+    """The line about a failed training."""
+    return f"{FAILED} {run.folder}: {message}; it is not repeated unless {os.path.join(run.folder, DIVERGED)} is removed"
+
+
+def measure(todo: Sequence[Run], done: Dict[Run, Results], jobs: int) -> Tuple[Set[Run], List[str]]:
+    """Perform the runs `todo`, `jobs` at a time, and enter them in `done`.
 
     A training that fails leaves the others to go on; any other error leaves out the rest of its dataset.
 
@@ -192,14 +197,13 @@ def measure(runs: Dict[Tuple[str, str], List[Run]], done: Dict[Run, Results], jo
                 done[run] = run.perform(threads)
             except Diverged as error:
                 failed.add(run)
-                troubles.append(f"{FAILED} {error}")
+                troubles.append(failure(run, str(error)))
             except UserError as error:
                 if run.dataset not in spoilt:
                     troubles.append(f"{run.dataset} is left out: {error}")
                 spoilt.add(run.dataset)
         return run.folder
 
-    todo = missing(runs, done)
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run", dynamic_ncols=True) as bar:
         futures = [pool.submit(perform, run) for run in todo]
         try:
@@ -212,19 +216,15 @@ def measure(runs: Dict[Tuple[str, str], List[Run]], done: Dict[Run, Results], jo
     return failed, troubles
 
 
-def missing(runs: Dict[Tuple[str, str], List[Run]], done: Dict[Run, Results]) -> List[Run]:
-    """The runs that are not done, each once."""
-    return [run for run in dict.fromkeys(run for group in runs.values() for run in group) if run not in done]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("number", type=int, choices=METHODS, help="1: bias against prompts; 2: depths; 3: numbers of prompts")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="names of configs/datasets (default: the paper's eleven)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="columns of the table (of Table 3: rows); default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
     parser.add_argument("--shots", type=int, default=16, metavar="N", help="images per class (default: 16)")
-    parser.add_argument("--data", default="data", metavar="DIR", help="folder of the datasets (default: data)")
-    parser.add_argument("--output", default="output", metavar="DIR", help="where the runs are; the table goes to its tables/")
+    parser.add_argument("--root", "--data", dest="data", default=os.environ.get("DATA") or "data", metavar="DIR",
+                        help="folder of the datasets (default: $DATA, else data)")
+    add_output(parser, "the table goes to its tables/")
     parser.add_argument("--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options for every run")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the CPU's cores; on a "
                         "CPU several are faster together where the model is small (default: 1)")
@@ -267,16 +267,19 @@ def main(args: argparse.Namespace) -> int:
             seeds = args.seeds if setting.learns else [1]
             where = args.shots, args.data, args.output, tuple(args.extra)
             runs[dataset, method] = [Run(setting, dataset, seed, *where) for seed in seeds]
-    done = {run: results for group in runs.values() for run in group for results in [run.results()] if results}
-    todo = missing(runs, done)
-    failed, troubles = set(), []
+    every = list(dict.fromkeys(run for group in runs.values() for run in group))
+    done = {run: results for run in every for results in [run.results()] if results}
+    diverged = {run: message for run in every if run not in done for message in [run.divergence()] if message}
+    todo = [run for run in every if run not in done and run not in diverged]
+    failed, troubles = set(diverged), [failure(run, message) for run, message in diverged.items()]
     if todo:
-        print(f"{len(done)} of {len(done) + len(todo)} runs are finished; the others take about "
+        print(f"{len(done)} of {len(every)} runs are finished; {'the others' if not failed else len(todo)} take about "
               f"{estimate(todo, done) / 3600:.1f} hours on two CPU cores (a GPU takes a small part of it)")
         if args.dry_run:
             print(*(run.command for run in todo), sep="\n")
         else:
-            failed, troubles = measure(runs, done, args.jobs)
+            newly_failed, more = measure(todo, done, args.jobs)
+            failed, troubles = failed | newly_failed, troubles + more
 
     look_up = published(number)
     cells: Cells = {dataset: {} for dataset in datasets}

@@ -68,20 +68,20 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         UserError: the tuned run has no prompts.
     """
     branches_with_prompts(study)
+    words = study.cfg.TRAINER.IVLP.CTX_INIT.replace("_", " ")
+    template = f"{words} {{}}." if words else GENERIC
     result = figures.Result(
         "m is the mean, over the few-shot training images (for text over the classes), of what tokens gather from "
         "the prompts; there is one vector per block. Added to the output biases of the attention of plain CLIP it "
-        "takes the prompts' place: what results is a stock CLIP with the prompts' initial words as template, and "
-        "nothing was trained. If prompts worked as a constant bias, biases in both branches would come close to the "
-        "tuned run. In the text branch SOS gets the bias too, though prompts, which stand after it, give it nothing."
-        " Bars: 95 % interval for that many test images."
+        f"takes the prompts' place: what results is a stock CLIP with {'CTX_INIT' if words else 'the usual words'} as "
+        f"template (“{template}”), and nothing was trained. If prompts worked as a constant bias, biases in both branches "
+        "would come close to the tuned run. In the text branch SOS gets the bias too, though prompts, which stand after "
+        "it, give it nothing. Bars: 95 % interval for that many test images."
     )
     m = {}
     for branch in (ImageBranch(study.tuned), TextBranch(study.tuned)):
         m[branch.name] = PromptTerm(branch).stream(branch.batches(study, "train")).bias()
         result.numbers[f"{branch.name}_m"] = m[branch.name].cpu().numpy()
-    words = study.cfg.TRAINER.IVLP.CTX_INIT.replace("_", " ")
-    template = f"{words} {{}}." if words else GENERIC
     tokens = study.plain_clip(template).text.tokens
     folded, count = accuracies(study.tuned.text.clip, m, tokens, study.batches("stock CLIP with biases"))
     tuned = {name: model for name, model in study.models.items() if model is not study.plain}

@@ -70,16 +70,18 @@ def raw_attention(branch: ImageBranch, image: Tensor) -> Tensor:
     return tap.attention[:, 1:1 + branch.tower.patches]
 
 
-def orders(maps: Dict[str, Tensor], chance: torch.Generator) -> Dict[Tuple[str, str], Tensor]:
+def orders(maps: Dict[str, Tensor], by_chance: Tensor) -> Dict[Tuple[str, str], Tensor]:
     """Orders of removal (B, M) for maps (B, M): (name, "most") and (name, "least") relevant first; and by chance."""
-    ordered = {}
+    ordered = {("chance", ""): by_chance}
     for name, values in maps.items():
         ordered[name, "most"] = values.argsort(dim=1, descending=True, stable=True)
         ordered[name, "least"] = values.argsort(dim=1, stable=True)
-    # Drawn image by image, so that it does not depend on the batch size.
-    drawn = [torch.randperm(values.shape[1], generator=chance) for _ in values]
-    ordered["chance", ""] = torch.stack(drawn).to(values.device)
     return ordered
+
+
+def by_chance(image: Tensor, patches: int, chance: torch.Generator) -> Tensor:
+    """Orders by chance (B, M) for a batch of images, drawn image by image, so that none depends on the batch size."""
+    return torch.stack([torch.randperm(patches, generator=chance) for _ in image]).to(image.device)
 
 
 @torch.no_grad()
@@ -121,8 +123,9 @@ def curves(study: Study, seed: int = 0) -> Dict[str, Dict[Tuple[str, str], np.nd
     texts = {name: model.text_features() for name, model in study.models.items()}
     hits: Dict[str, Dict[Tuple[str, str], Tensor]] = {name: {} for name in study.models}
     for image, label in study.batches("truth"):
+        drawn = by_chance(image, study.plain.vision.patches, chance)  # the same for all models
         for name, model in study.models.items():
-            ordered = orders(maps_of(model, image, label), chance)
+            ordered = orders(maps_of(model, image, label), drawn)
             # All patches or none: there the order does not matter.
             whole, empty = hits_without(model, image, label, ordered["chance", ""], texts[name], (0, 1))
             for key, order in ordered.items():
@@ -176,7 +179,7 @@ def plot(measured: Dict[str, Dict[Tuple[str, str], np.ndarray]]) -> figures.Figu
             ax.plot(x, least, **style, markerfacecolor="white", label="least relevant first")
             if index == 0:
                 ax.set_title(title)
-        row[0].set_ylabel(f"{name}\naccuracy (%)")
+        row[0].set_ylabel(f"{figures.wrapped(name)}\naccuracy (%)")
     for ax in axes[-1]:
         ax.set_xlabel("patches removed (%)")
     axes[0, 0].set_ylim(bottom=0)

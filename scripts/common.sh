@@ -135,7 +135,8 @@ few_shots() {
         echo "$shots shots"
         few_shot "$dataset" "$shots" "${@:2}"
     done
-    "$PYTHON" -m analysis curves shots --datasets "$dataset" --seeds $SEEDS --output "$OUTPUT"
+    "$PYTHON" -m analysis curves shots --datasets "$dataset" --trainer "$TRAINER" --cfg "$cfg" \
+        --numbers ${SHOTS:-1 2 4 8 16} --seeds $SEEDS --output "$OUTPUT"
 }
 
 # base_to_new DATASET SHOTS [CFG] [KEY VALUE ...]: train on the first half of the classes, test on it and on the other.

@@ -2,9 +2,11 @@
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,16 +15,17 @@ from PIL import Image
 
 import datasets
 from analysis import __main__ as command_line
-from analysis import contribution, distance, entropy, eos_attention, figures, heatmap
-from analysis.run import Study, load_run, spread
+from analysis import contribution, distance, entropy, eos_attention, figures, heatmap, truth
+from analysis.run import Study, first_difference, load_run, spread
 from conftest import ROOT, THREE_BLOCKS
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
+from trainers import ivlp
 from trainers.tuning.errors import UserError
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 MINE = {"contribution": contribution, "eos-attention": eos_attention, "distance": distance, "entropy": entropy,
-        "heatmap": heatmap}
+        "heatmap": heatmap, "truth": truth}
 
 
 @pytest.fixture(scope="session")
@@ -147,8 +150,9 @@ def test_a_figure_leaves_its_files(runs, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path)) == ["distance.csv", "distance.npz", "distance.pdf", "distance.png"]
     assert np.load(tmp_path / "distance.npz")["bias"].shape == (3, 2)
     rows = list(csv.reader(open(tmp_path / "distance.csv")))
-    assert rows[0] == ["what", "value"] and len(rows) == 3
+    assert rows[0] == ["what", "value"] and len(rows) == 4
     printed = capsys.readouterr().out
+    assert "A head that looks only at itself is at 0" in printed and "w/o prompt" not in printed  # the run has none
     assert "mean attention distance in pixels, bias: " in printed and str(tmp_path / "distance.png") in printed
 
 
@@ -185,6 +189,77 @@ def test_help_is_fast_and_explains_each_command():
         assert "--model-dir" in command_line.make_parser(name).format_help()
 
 
+def test_runs_that_are_described_alike_are_told_apart_by_their_folders(runs, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(runs["deep"], tmp_path / name / "seed1")
+    labels = list(Study(str(tmp_path / "a" / "seed1"), [runs["bias"], str(tmp_path / "b" / "seed1")]).models)
+    assert labels == ["zero-shot CLIP", "deep prompts 3+4 (a)", "bias", "deep prompts 3+4 (b)"]
+
+
+def test_long_titles_are_in_lines():
+    assert figures.wrapped("deep prompts 4+4, w prompt") == "deep prompts 4+4, w prompt"
+    assert figures.wrapped("deep prompts 4+4 (tiny_deep_16shots), w/o prompt").splitlines() == [
+        "deep prompts 4+4", "(tiny_deep_16shots)", "w/o prompt"]
+
+
+@pytest.mark.parametrize("value, text", [
+    (540, "540"), (np.int64(1234567), "1234567"), (12345.6, "12346"), (9999.9, "10000"), (0.00123456, "0.001235"),
+    (74.259, "74.26"), (-2500.4, "-2500"), (1.4e-14, "1.4e-14"), (0.0, "0"),
+])
+def test_numbers_are_written_without_powers(value, text):
+    assert figures.readable(value) == text
+
+
+def test_a_figure_of_one_run_says_so_where_others_were_to_be_compared(runs, tmp_path, capsys):
+    words = ["--model-dir", runs["deep"], "--compare", runs["bias"], "--samples", 3, "--output", tmp_path]
+    call("constancy", *words)
+    said = capsys.readouterr().out
+    assert command_line.NOT_SHOWN in said and "(image: 51 inputs, of which 3 [cls]; text: " in said
+    call("distance", *words)
+    assert command_line.NOT_SHOWN not in capsys.readouterr().out
+
+
+def test_words_that_differ_are_named_in_figures_about_text(runs, tmp_path):
+    """The template is the dataset's, and plain CLIP's another."""
+    for name in ("contribution", "eos-attention"):
+        other, alike = (Study(runs["bias"], template=template) for template in ("an image of {}, a kind of place.", "dataset"))
+        said = result_of(name, other).how_to_read
+        assert "“bias” is “a photo of a {}.”, that of zero-shot CLIP “an image of {}, a kind of place.”" in said
+        assert "--template dataset" in said and "--template" not in result_of(name, alike).how_to_read
+        figures.plt.close("all")
+
+
+def test_what_follows_the_class_name_is_a_dot_only_where_it_is_one(runs, study):
+    pets = Study(runs["bias"], template="a photo of a {}, a type of pet.")
+    for name in ("contribution", "eos-attention"):
+        of_dots, of_words = ([what for what, _ in result_of(name, s).headlines] for s in (study, pets))
+        assert any("“.”" in what for what in of_dots) and not any("words after" in what for what in of_dots)
+        assert any("words after the class name" in what for what in of_words) and not any("“.”" in what for what in of_words)
+        figures.plt.close("all")
+
+
+def test_prompts_and_words_share_a_panel_only_where_no_model_has_both(study, config, small_clip):
+    titles = list(eos_attention.panels(study))
+    assert titles == ["SOS", "prompts or template words", "class name", "“.”", "EOS"]
+    two = ivlp.CustomCLIP(config("IVLP.N_CTX_TEXT", 2), CLASSES, small_clip)
+    both = SimpleNamespace(models={**study.models, "2 prompts": two})
+    assert list(eos_attention.panels(both)) == ["SOS", "prompts", "template words", *titles[2:]]
+
+
+def test_ticks_are_thinned():
+    ax = figures.subplots()[1][0, 0]
+    contribution.some_ticks(ax, 3, [str(i) for i in range(56)])
+    assert len(ax.get_xticks()) <= 15 and ax.get_xticks()[:2].tolist() == [3, 7]
+    assert [label.get_text() for label in ax.get_xticklabels()][:2] == ["0", "4"]
+    figures.plt.close("all")
+
+
+def test_names_in_the_archive_are_single_lines(study):
+    result = result_of("heatmap", study, "--angles", 0, 270)
+    assert "270 degrees, [cls] attention, CLIP" in result.numbers and not any("\n" in name for name in result.numbers)
+    figures.plt.close("all")
+
+
 # ---- bad input
 
 
@@ -192,7 +267,9 @@ def test_help_is_fast_and_explains_each_command():
     (["distance", "--samples", "13"], "--samples is 13, but has to be between 1 and 12"),
     (["distance", "--samples", "0"], "--samples is 0"),
     (["distance", "--batch-size", "0"], "--batch-size is 0"),
-    (["distance", "--template", "a photo"], "needs one {}"),
+    (["distance", "--template", "a photo"], '--template is "a photo", but a template needs one {}'),
+    (["distance", "--template", ""], '--template is ""'),
+    (["heatmap", "--angles", "0", "45"], "--angles has 45, but angles have to be multiples of 90"),
     (["heatmap", "--blocks", "4"], "there is no block 4: blocks are numbered from 1 to 3"),
     (["heatmap", "--heads", "0"], "there is no head 0: heads are numbered from 1 to 2"),
     (["heatmap", "--image", "12"], "there is no test image 12"),
@@ -234,7 +311,27 @@ def test_runs_of_other_data_are_not_compared(runs, tmp_path):
         Study(runs["deep"], [str(other)])
 
 
-def test_an_output_that_cannot_be_written_is_one_sentence(runs, tmp_path):
+def test_differing_classes_are_named_briefly():
+    names = [f"class {i}" for i in range(100)]
+    assert first_difference(names, names[:50]) == 'it has 50 classes, not these 100: class 51 is "none", not "class 50"'
+    assert first_difference(["cat", "dog"], ["cat", "cow"]) == 'it has 2 classes, not these 2: class 2 is "cow", not "dog"'
+
+
+def test_a_run_of_an_unknown_dataset_is_one_sentence(runs, tmp_path):
+    shutil.copytree(runs["bias"], tmp_path / "run")
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(config.replace("NAME: ImageFolder", "NAME: Nowhere"))
+    with pytest.raises(UserError, match="config.yaml: .*Nowhere"):
+        load_run(str(tmp_path / "run"))
+
+
+def test_a_run_is_not_compared_with_itself(runs):
+    with pytest.raises(UserError, match="is named twice"):
+        Study(runs["bias"], [os.path.join(runs["bias"], "")])
+
+
+@pytest.mark.parametrize("name", ["eos-attention", "report"])
+def test_an_output_that_cannot_be_written_is_one_sentence_before_anything_is_loaded(tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        call("eos-attention", "--model-dir", runs["bias"], "--output", tmp_path / "file" / "report")
+    with pytest.raises(UserError, match="cannot write into .*--output"):
+        call(name, "--model-dir", tmp_path / "no run", "--output", tmp_path / "file" / "report")

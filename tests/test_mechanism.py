@@ -337,11 +337,8 @@ def test_dropped_patches_are_as_masked_ones(tuned, images, kind):
 def test_removal_starts_at_the_whole_image_and_follows_the_map(model, images):
     labels, texts = torch.arange(len(images)) % len(CLASSES), model.text_features()
     maps = {"ramp": torch.arange(M).float().expand(len(images), M)}
-    ordered = truth.orders(maps, torch.Generator().manual_seed(0))
+    ordered = truth.orders(maps, truth.by_chance(images, M, torch.Generator().manual_seed(0)))
     assert ordered["ramp", "most"][0, 0] == M - 1 and ordered["ramp", "least"][0, 0] == 0
-    again = torch.Generator().manual_seed(0)
-    by_one = [truth.orders({"ramp": row[None]}, again)["chance", ""] for row in maps["ramp"]]
-    assert torch.equal(torch.cat(by_one), ordered["chance", ""])
     hits = [truth.hits_without(model, images, labels, order, texts) for order in ordered.values()]
     untouched = (model(images).argmax(-1) == labels).sum()
     assert all(h[0] == untouched and h[-1] == hits[0][-1] for h in hits)
@@ -406,6 +403,17 @@ def test_commands_give_figures_and_numbers(study, command, depths):
 def test_a_run_without_prompts_is_refused_in_one_sentence(study, command):
     with pytest.raises(UserError, match='"tuned" has no prompts.*IVLP'):
         command.run(study(trainer=bias_tuning), argparse.Namespace())
+
+
+def test_orders_by_chance_are_the_same_for_every_model_and_batch_size(study, images):
+    small = study()
+    small.models = {name: small.plain for name in ("one", "the same")}
+    measured = truth.curves(small)
+    assert np.array_equal(measured["one"]["chance", ""], measured["the same"]["chance", ""])
+    whole = truth.by_chance(images, M, torch.Generator().manual_seed(0))
+    one_generator = torch.Generator().manual_seed(0)
+    assert torch.equal(torch.cat([truth.by_chance(part, M, one_generator) for part in images.split(4)]), whole)
+    assert len(whole.unique(dim=0)) > 1 and torch.equal(whole.sort(1).values, torch.arange(M).expand_as(whole))
 
 
 def test_truth_takes_a_run_without_prompts(study):

@@ -12,13 +12,13 @@ from trainers.tuning.errors import UserError
 
 @pytest.fixture
 def runs(tmp_path):
-    """runs(name, {seed: accuracy}): a folder of finished runs."""
+    """runs(name, {seed: accuracy}, **more): a folder of finished runs; more goes into their results.json."""
 
-    def make(name, accuracies):
+    def make(name, accuracies, **more):
         for seed, accuracy in accuracies.items():
             folder = tmp_path / name / f"seed{seed}"
             folder.mkdir(parents=True)
-            (folder / "results.json").write_text(json.dumps({"accuracy": accuracy, "macro_f1": accuracy / 2}))
+            (folder / "results.json").write_text(json.dumps({"accuracy": accuracy, "macro_f1": accuracy / 2, **more}))
         return str(tmp_path / name)
 
     return make
@@ -43,6 +43,27 @@ def test_seeds_and_their_spread(runs):
 def test_base_and_new(runs):
     table = results.table_of_base_and_new([runs("b", {1: 60.0}), runs("n", {1: 40.0})], [], None)
     assert table.splitlines()[-1].split()[-3:] == ["60.0", "40.0", "48.0"]
+
+
+@pytest.mark.parametrize("base, new, lacking", [({1: 60.0, 2: 61.0}, {1: 40.0}, "n has no seed2"),
+                                                ({1: 60.0}, {1: 40.0, 3: 41.0}, "b has no seed3")])
+def test_base_and_new_need_the_same_seeds(runs, base, new, lacking):
+    folders = [runs("b", base), runs("n", new)]
+    with pytest.raises(UserError, match=lacking):
+        results.table_of_base_and_new(folders, [], None)
+    assert "harmonic" in results.table_of_base_and_new(folders, [], [1])
+
+
+def test_zero_shot_of_another_backbone_is_refused(runs):
+    folders = [runs("b", {1: 60.0}, backbone="tiny"), runs("n", {1: 40.0}, backbone="tiny")]
+    other, same, unknown = (runs(name, {1: 20.0}, **more) + "/seed1" for name, more in
+                            (("z", {"backbone": "ViT-B/16"}), ("y", {"backbone": "tiny"}), ("x", {})))
+    for table, runs_shown, count in ((results.table_of_seeds, folders[0], 1), (results.table_of_folders, folders, 1),
+                                     (results.table_of_folders, folders, 2), (results.table_of_base_and_new, folders, 2)):
+        with pytest.raises(UserError, match='backbone is "ViT-B/16", theirs "tiny"'):
+            table(runs_shown, [other] * count, None)
+        for fitting in (same, unknown):
+            assert "20.0" in table(runs_shown, [fitting] * count, None)
 
 
 def test_an_unfinished_run_is_one_sentence(runs, tmp_path):

@@ -319,6 +319,7 @@ def test_loading_runs_nothing(tmp_path):
     (("OPTIM.LR", "-1.0"), "OPTIM.LR is -1.0, but has to be at least 0"),
     (("OPTIM.NAME", "sgdd"), "OPTIM.NAME is one of"),
     (("OPTIM.LR.FOO", "1"), "OPTIM.LR.FOO"),
+    (("OPTIM.LR", "fast"), "OPTIM.LR has to be of type float, not str"),
     (("OPTIM", "5"), "there is no config key OPTIM: did you mean"),
     (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH is 0"),
     (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER is one of"),

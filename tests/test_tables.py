@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from analysis import experiments, table
-from analysis.__main__ import main
+from analysis.__main__ import main, make_parser
 from conftest import ROOT, THREE_BLOCKS
 from miniatures import MINIATURES
 from trainers.tuning.errors import UserError
@@ -105,13 +105,28 @@ def test_a_table_runs_what_is_missing_and_no_more(table_py, tmp_path):
     assert "Going on from" in log and "Finish training" in log and len(list(runs[1].glob("log.txt*"))) == 2
 
 
+FAILED_CELL = "– [86.5]"
+
+
 @pytest.mark.slow
 def test_a_failed_training_is_a_dash(table_py, tmp_path):
     diverging = ["OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1e30"]
     done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", options=diverging)
-    assert done.returncode == 0 and "– [86.5]" in done.stdout and "the loss is" in done.stdout
+    assert done.returncode == 0 and FAILED_CELL in done.stdout and "the loss is" in done.stdout
     with open(tmp_path / "output" / "tables" / "table1_eurosat.csv") as file:
         assert next(csv.DictReader(file))["BIAS"] == table.FAILED
+
+    folder = tmp_path / "output" / "eurosat" / "BiasTuning" / "vit_b16_1shots" / "seed1"
+    before = (folder / "log.txt").read_text()
+    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", options=diverging)
+    assert done.returncode == 0 and FAILED_CELL in done.stdout and "the loss is" in done.stdout
+    assert (folder / "log.txt").read_text() == before  # it was not repeated
+    assert f"unless {folder / experiments.DIVERGED} is removed" in done.stdout
+    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1")
+    assert done.returncode == 1 and "holds a run with another config" in done.stderr
+    os.remove(folder / experiments.DIVERGED)
+    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", "--dry-run", options=diverging)
+    assert "0 of 1 runs are finished" in done.stdout and str(folder) in done.stdout and FAILED_CELL not in done.stdout
 
 
 def test_a_dry_run_of_table_2_names_every_run(capsys, tmp_path):
@@ -131,6 +146,70 @@ def test_a_dry_run_of_table_2_names_every_run(capsys, tmp_path):
 def test_bad_words_end_in_one_sentence(words, said):
     with pytest.raises(UserError, match=said.replace("?", "[?]")):
         main(["table", "1", *words])
+
+
+@pytest.fixture
+def finished_run(tmp_path):
+    """finished_run(folder, accuracy): the results of a run under tmp_path."""
+
+    def make(folder, accuracy):
+        os.makedirs(tmp_path / folder)
+        (tmp_path / folder / "results.json").write_text(json.dumps({"accuracy": accuracy, "macro_f1": accuracy}))
+
+    return make
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that a command saves, which are closed at the end."""
+    from analysis import figures
+
+    seen = []
+    monkeypatch.setattr(figures, "save", lambda result, *where: seen.extend(result.figures.values()) or [])
+    yield seen
+    figures.plt.close("all")
+
+
+def test_curves_of_any_trainer_configuration_and_dataset(tmp_path, finished_run, capsys):
+    for shots, accuracy in {3: 50.0, 5: 60.0, 8: 70.0}.items():
+        finished_run(f"flowers/IVLP/mine_{shots}shots/seed4", accuracy)
+    finished_run("flowers/ZeroshotCLIP/vit_b16", 40.0)
+    words = ["curves", "shots", "--datasets", "flowers", "--seeds", "4", "--output", str(tmp_path), "--trainer", "IVLP"]
+    main([*words, "--cfg", "mine", "--numbers", "5", "3"])
+    assert "50.0" in capsys.readouterr().out
+    numbers = np.load(tmp_path / "curves" / "curves-shots_flowers_IVLP_mine.npz")["flowers IVLP mine"]
+    assert numbers.tolist() == [[3, 50, 0], [5, 60, 0]]
+    with pytest.raises(UserError, match="--trainer and --cfg go together"):
+        main(words)
+    with pytest.raises(UserError, match="holds no finished run"):
+        main([*words, "--cfg", "other"])
+
+
+def test_a_panel_without_runs_says_so_and_published_failures_are_marked(tmp_path, finished_run, drawn, recwarn):
+    finished_run("dtd/IVLP/vit_b16_2+2prompts_16shots/seed1", 50.0)
+    main(["curves", "prompts", "--datasets", "dtd", "digits", "eurosat", "--seeds", "1", "--output", str(tmp_path)])
+    with_run, nothing, eurosat = drawn[0].axes[:3]
+    assert [[text.get_text() for text in panel.texts] for panel in (with_run, nothing)] == [[], ["no finished run"]]
+    marks = {line.get_label(): line.get_xdata().tolist() for line in eurosat.lines}
+    failed = [x for x in (2, 4, 6, 8, 20, 40, 100) if math.isnan(table.published(3)(str(x), "eurosat"))]
+    assert marks["published: failed"] == failed and 40 in failed
+    assert not [warning for warning in recwarn if "legend" in str(warning.message)]
+
+
+def test_where_runs_and_data_are_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("DATA", "/d")
+    monkeypatch.setenv("OUTPUT", "/o")
+    args = make_parser("table").parse_args(["1"])
+    assert (args.data, args.output, make_parser("curves").parse_args(["shots", "--datasets", "dtd"]).output) == ("/d", "/o", "/o")
+    for flag in ("--data", "--root"):
+        assert make_parser("table").parse_args(["1", flag, "x"]).data == "x"
+    monkeypatch.delenv("DATA")
+    assert make_parser("table").parse_args(["1"]).data == "data"
+
+
+def test_curves_of_an_unknown_dataset_end_in_one_sentence():
+    with pytest.raises(UserError, match='there is no dataset "eurosatt" in the tables: did you mean "eurosat"[?]'):
+        main(["curves", "shots", "--datasets", "eurosatt"])
 
 
 def test_curves_show_what_is_finished(tmp_path, capsys):
