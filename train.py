@@ -119,10 +119,13 @@ def setup_cfg(args: argparse.Namespace):
 
 def check(args: argparse.Namespace, cfg) -> None:
     """Raises:
-        UserError: no such trainer or dataset, a seed that is too large, or flags that do not go together.
+        UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
+            folder of a training run.
     """
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
+
+    from trainers.tuning import run_files
 
     for what, flag, name, registry in (
         ("trainer", "--trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY),
@@ -132,6 +135,9 @@ def check(args: argparse.Namespace, cfg) -> None:
             raise UserError(f"no {what} is named; give {flag}")
         if name not in registry.registered_names():
             raise UserError(f'there is no {what} "{name}": {nearest(name, registry.registered_names())}')
+    trained_here = glob.glob(os.path.join(glob.escape(cfg.OUTPUT_DIR), "*", run_files.STATE))
+    if args.eval_only and trained_here:
+        raise UserError(run_files.TRAINED_HERE.format(cfg.OUTPUT_DIR))
     if cfg.SEED >= 2**32:
         raise UserError(f"the seed is {cfg.SEED}, but has to be below 2**32")
     if not args.eval_only and (args.model_dir or args.load_epoch is not None):

@@ -7,6 +7,7 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 
 from trainers.tuning.errors import UserError, nearest
+from trainers.tuning.run_files import RESULTS
 
 from .experiments import BLOCKS, DATASETS, Run, Setting, bias, plain, prompts
 from .results import add_output, draw, mean_std, read_results, spread
@@ -16,7 +17,7 @@ SHOTS = (1, 2, 4, 8, 16)
 NUMBERS = (2, 4, 6, 8, 20, 40, 100)
 TABLES = {"depth": 2, "prompts": 3}  # of the paper, with its numbers
 
-# over what -> (label of the x axis, curve -> x -> (setting, shots))
+# x -> (setting, shots)
 Points = Dict[float, Tuple[Setting, int]]
 
 
@@ -99,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
             if failed:  # at the foot of the panel, whatever its accuracies are
                 panel.plot(failed, [0.03] * len(failed), "x", color=style["color"], markersize=6, label="published: failed",
                            transform=panel.get_xaxis_transform())
-        zero_shot = accuracies(dataset, plain(), args.shots, args)
+        zero_shot = accuracies(dataset, plain_beside(args.cfg), args.shots, args)
         if zero_shot:
             panel.axhline(zero_shot[0], label="zero-shot", color=figures.look(0)["color"])
         if args.over != "depth":
@@ -122,10 +123,16 @@ def main(args: argparse.Namespace) -> None:
     print("written:", *figures.save(result, os.path.join(args.output, "curves"), name), sep="\n  ")
 
 
+def plain_beside(cfg: str) -> Setting:
+    """Zero-shot CLIP with the backbone that a configuration's name begins with; of the dataset's own where none does."""
+    backbone = next((name for name in ("tiny", "vit_b16") if cfg.startswith(name)), None)
+    return Setting("ZeroshotCLIP", backbone, (), backbone) if backbone else plain()
+
+
 def accuracies(dataset: str, setting: Setting, shots: int, args: argparse.Namespace) -> List[float]:
     """Of all seeds, or [] where one is not finished."""
     seeds = args.seeds if setting.learns else [1]
     folders = [Run(setting, dataset, seed, shots, "", args.output).folder for seed in seeds]
-    if not all(os.path.exists(os.path.join(folder, "results.json")) for folder in folders):
+    if not all(os.path.exists(os.path.join(folder, RESULTS)) for folder in folders):
         return []
     return [read_results(folder)["accuracy"] for folder in folders]

@@ -22,7 +22,8 @@ from .results import Results, read_results
 
 BLOCKS = 12
 DIVERGED = "diverged.txt"  # in the folder of a run whose loss was not finite: what it said. Without it the run is tried again
-ZEROSHOT_KEYS = ("MODEL.", "INPUT.", "DATASET.", "TEST.", "TRAINER.ZEROSHOTCLIP.")  # that mean something without learning
+# What changes nothing without learning; as in scripts/common.sh, whose runs these are.
+TRAINING_KEYS = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.", "DATALOADER.NUM_WORKERS", "TRAINER.IVLP.", "TRAINER.BIASTUNING.")
 
 # Rough seconds on two CPU cores: of a training image, of a class's text in a training step, of a test image; of starting.
 SECONDS = {"vit_b16": (0.18, 0.006, 0.06), "tiny": (0.006, 0.004, 0.002)}
@@ -142,7 +143,7 @@ class Run:
         if self.setting.learns:
             pairs.insert(0, ("DATASET.NUM_SHOTS", str(self.shots)))
         else:
-            pairs = [pair for pair in pairs if pair[0].startswith(ZEROSHOT_KEYS)]
+            pairs = [pair for pair in pairs if not pair[0].startswith(TRAINING_KEYS)]
         return ["--root", self.data, "--seed", str(self.seed), "--trainer", trainer,
                 "--dataset-config-file", f"configs/datasets/{self.dataset}.yaml",
                 "--config-file", f"configs/trainers/{trainer}/{cfg}.yaml",
@@ -201,7 +202,7 @@ class Run:
         if done.returncode == 0:
             return read_results(self.folder)
         message = (done.stderr.strip() or f"error: stopped with status {done.returncode}").splitlines()[-1]
-        message = message[len("error: "):] if message.startswith("error: ") else message
+        message = message.removeprefix("error: ")
         if not message.startswith("the loss is"):
             raise UserError(f"{self.folder}: {message}")
         with writing(os.path.join(self.folder, DIVERGED)) as file:

@@ -18,11 +18,13 @@ from .run import Study, choose_blocks, choose_heads
 from .statistics import Means, correlation
 
 HOW_TO_READ = (
-    "Where [cls] looks (mean over {heads}), before and after tuning, and how similar the image's patches are to "
-    "the prompts of the same block (1 − Euclidean distance, each map scaled to 0–1{mean}), for an image of class "
-    "“{name}” upright and rotated. Bright is much. The paper expects the first two rows to agree, and the third "
-    "to be bright on the background. The curves say it in numbers, over {count} test images: the correlation "
-    "over patches of CLIP's [cls] attention with the tuned one (1: unchanged){similarity}."
+    "Where [cls] looks (mean over {heads}), before and after tuning{maps}, for an image of class “{name}” upright and "
+    "rotated. Bright is much. The paper expects the first two rows to agree{third}. The curves say it in numbers, over "
+    "{count} test images: the correlation over patches of CLIP's [cls] attention with the tuned one (1: unchanged){similarity}."
+)
+OF_PROMPTS = (
+    ", and how similar the image's patches are to the prompts of the same block (1 − Euclidean distance, each map scaled to "
+    "0–1{mean})"
 )
 SIMILARITY = (
     "; of each prompt's similarity with 1 − [cls] attention of the tuned model (1: prompts are like what [cls] "
@@ -117,7 +119,8 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     return Result(
         HOW_TO_READ.format(
             heads="all heads" if args.heads is None else "heads " + ", ".join(map(str, args.heads)),
-            mean=f", mean of the {V}" if V > 1 else "",
+            maps=OF_PROMPTS.format(mean=f", mean of the {V}" if V > 1 else "") if V else "",
+            third=", and the third to be bright on the background" if V else "",
             name=study.classnames[label],
             count=len(study),
             similarity=SIMILARITY if V else "",

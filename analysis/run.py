@@ -8,7 +8,6 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 import promptbias  # noqa: F401 (provides Dassl and the trainers)
 import dassl.utils
-import torch
 from dassl.config import get_cfg_default
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.engine import TRAINER_REGISTRY, TrainerX

@@ -68,7 +68,7 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         UserError: the tuned run has no prompts.
     """
     branches_with_prompts(study)
-    words = study.cfg.TRAINER.IVLP.CTX_INIT.replace("_", " ")
+    words = (study.cfg.TRAINER.IVLP.CTX_INIT or "").replace("_", " ")
     template = f"{words} {{}}." if words else GENERIC
     result = figures.Result(
         "m is the mean, over the few-shot training images (for text over the classes), of what tokens gather from "

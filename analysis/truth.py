@@ -147,7 +147,7 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         "map knows. Relevancy of the image's own class is told the answer, so that the accuracy can even rise; "
         "relevancy of the class that the model itself predicts is not, and neither is what [cls] gives to the "
         "patches in the last block (mean over heads). Removed patches are dropped from the sequence after the "
-        "positional embedding; with all of them gone, [cls] and the prompts are left."
+        "positional embedding; with all of them gone, [cls] is left, and prompts where there are some."
     )
     measured = curves(study)
     for name, by_key in measured.items():

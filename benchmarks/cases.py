@@ -68,8 +68,6 @@ def our_model(case: Case, clip_model, precision: str, device: str):
     cfg.TRAINER.BIASTUNING.TEMPLATE = cfg.TRAINER.ZEROSHOTCLIP.TEMPLATE = TEMPLATE
     for key in ("PROMPT_DEPTH_VISION", "PROMPT_DEPTH_TEXT"):
         cfg.TRAINER.IVLP[key] = depth
-    for key in ("DEPTH_VISION", "DEPTH_TEXT"):
-        cfg.TRAINER.BIASTUNING[key] = depth
     torch.manual_seed(1)
     return METHODS[case.method][0].CustomCLIP(cfg, names(case.classes), clip_model).to(device)
 

@@ -5,8 +5,8 @@
     ROOT/val/<class>/...
     ROOT/test/<class>/...
 
-Any image with 8 bits per channel that Pillow reads, by one of EXTENSIONS; nothing in hidden folders. The class name in prompts is the folder's, made readable
-(`readable`). DATASET.TEMPLATE is the sentence around it.
+Any image with 8 bits per channel that Pillow reads, by one of EXTENSIONS; nothing in hidden folders. The class name in
+prompts is the folder's, made readable (`readable`). DATASET.TEMPLATE is the sentence around it.
 """
 import os
 import re

@@ -13,7 +13,6 @@ with one fixed seed, whatever the seed of the run, so that runs that start toget
 import hashlib
 import json
 import os
-import random
 import sys
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -24,7 +23,7 @@ from trainers.tuning.errors import UserError
 from trainers.tuning.files import writing
 
 from .coop_pickle import read_pickle
-from .sources import source_of
+from .sources import Fetch, Source, source_of
 from .splits import DRAWN_BY, Item, Split, seeded, subsample_classes
 
 SPLIT_SEED = 1  # the seed that the family's scripts run first, hence the one that CoOp makes its splits with
@@ -113,9 +112,13 @@ class FewShotDataset(DatasetBase):
     def say_that_it_is_drawn(self) -> None:
         """A line on stderr where CoOp has a split file, which was not there."""
         name, source = source_of(type(self).__name__) or ("", None)
-        if source and any(fetch.url and fetch.file.endswith(self.split_file) for fetch in source.fetches):
+        if source and self.split_fetch(source):
             print(f"{self.split_file} was not there: a split of the same sizes is drawn, which is not CoOp's; `python -m "
                   f"datasets.prepare {name} --root {os.path.dirname(self.dataset_dir)}` fetches CoOp's", file=sys.stderr)
+
+    def split_fetch(self, source: Source) -> Optional[Fetch]:
+        """Where CoOp's split file comes from, if it has one."""
+        return next((fetch for fetch in source.fetches if self.split_file and fetch.file.endswith(self.split_file)), None)
 
     def read_annotation(self) -> Split:
         """`read_data`, whose failures become one sentence."""
@@ -205,7 +208,7 @@ class FewShotDataset(DatasetBase):
             return UserError(f"{message}; DATASET.ROOT (--root; DATA of the scripts) says where to look")
         short, source = found
         address, where = source.fetches[0].url or source.page, source.layout
-        split = next((fetch for fetch in source.fetches if self.split_file and fetch.file.endswith(self.split_file)), None)
+        split = self.split_fetch(source)
         if split and path != self.image_dir and os.path.isdir(self.image_dir):  # an annotation, instead of which a split will do
             address, where = split.url, split.file
         return UserError(

@@ -9,22 +9,29 @@
 set -euo pipefail
 
 HOME_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-DATA=${DATA:-$HOME_DIR/data} OUTPUT=${OUTPUT:-$HOME_DIR/output}
-DATA=$(realpath -m "${DATA/#\~/$HOME}") OUTPUT=$(realpath -m "${OUTPUT/#\~/$HOME}")
 SEEDS=${SEEDS:-1 2 3}
 PYTHON=${PYTHON:-$(command -v python || command -v python3 || true)}
-cd "$HOME_DIR"
 
 fail() {
     echo "error: $*" >&2
     exit 1
 }
 
+# absolute PATH, with ~ for the home folder
+absolute() {
+    "$PYTHON" -c 'import os, sys; print(os.path.abspath(os.path.expanduser(sys.argv[1])))' "$1"
+}
+
+[ "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -ge 44 ] || fail "this needs bash 4.4 or newer, and is $BASH_VERSION"
 [ -n "$PYTHON" ] || fail "no python was found; activate its environment, or say in PYTHON where it is"
-read -ra seeds <<<"$SEEDS"
+read -rd '' -a seeds <<<"$SEEDS" || true # it stops at the end of the text, which counts as a failure
 for seed in "${seeds[@]:-none}"; do
-    [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] || fail "SEEDS is \"$SEEDS\", but has to be whole numbers with spaces between, such as \"1 2 3\""
+    [[ $seed =~ ^(0|[1-9][0-9]*)$ ]] ||
+        fail "SEEDS is \"$SEEDS\", but has to be whole numbers with spaces between, such as \"1 2 3\""
 done
+DATA=$(absolute "${DATA:-$HOME_DIR/data}")
+OUTPUT=$(absolute "${OUTPUT:-$HOME_DIR/output}")
+cd "$HOME_DIR"
 
 # run TRAINER DATASET CFG FOLDER SEED [FLAGS] [KEY VALUE ...]: one run; a finished one is skipped, a broken one goes on.
 # What it prints stands in FOLDER/log.txt too, so only its progress bar and its errors are shown here.
@@ -46,7 +53,7 @@ run() {
 train_seeds() {
     local dataset=$1 cfg=$2 runs=$3 seed
     shift 3
-    for seed in $SEEDS; do
+    for seed in "${seeds[@]}"; do
         run "$TRAINER" "$dataset" "$cfg" "$runs/seed$seed" "$seed" "$@"
     done
 }
@@ -55,12 +62,12 @@ train_seeds() {
 test_seeds() {
     local models=$1 dataset=$2 cfg=$3 runs=$4 seed
     shift 4
-    for seed in $SEEDS; do
+    for seed in "${seeds[@]}"; do
         run "$TRAINER" "$dataset" "$cfg" "$runs/seed$seed" "$seed" --eval-only --model-dir "$models/seed$seed" "$@"
     done
 }
 
-# zero_shot DATASET CFG FOLDER [KEY VALUE ...]: zero-shot CLIP, without those pairs that only mean something in training.
+# zero_shot DATASET CFG FOLDER [KEY VALUE ...]: zero-shot CLIP, without those pairs that change nothing where nothing is learned.
 zero_shot() {
     local dataset=$1 cfg=$2 folder=$3 pairs=()
     shift 3
@@ -100,7 +107,7 @@ read_options() {
         [ -e "$configs/$cfg.yaml" ] || fail "there is no configuration \"$2\" in $configs/; there are:" \
             $(cd "$configs" && ls | sed 's/\.yaml$//')
         shift
-    elif [ $# -gt 1 ] && [ -e "$configs/$2.yaml" ]; then
+    elif [[ $# -gt 1 && $2 != *[A-Z]* ]]; then # no key is written in small letters
         fail "options come as KEY VALUE pairs, but these do not: ${*:3}"
     fi
     shift
@@ -122,7 +129,7 @@ few_shot() {
     local zeroshot="$OUTPUT/$dataset/ZeroshotCLIP/$backbone" runs="$OUTPUT/$dataset/$TRAINER/${cfg}_${shots}shots"
     zero_shot "$dataset" "$backbone" "$zeroshot" "${pairs[@]}"
     train_seeds "$dataset" "$cfg" "$runs" DATASET.NUM_SHOTS "$shots" "${pairs[@]}"
-    "$PYTHON" -m analysis results "$runs" --zero-shot "$zeroshot" --seeds $SEEDS
+    "$PYTHON" -m analysis results "$runs" --zero-shot "$zeroshot" --seeds "${seeds[@]}"
 }
 
 # few_shots DATASET [CFG] [KEY VALUE ...]: few_shot with each number of $SHOTS, then the accuracy over shots.
@@ -136,7 +143,7 @@ few_shots() {
         few_shot "$dataset" "$shots" "${@:2}"
     done
     "$PYTHON" -m analysis curves shots --datasets "$dataset" --trainer "$TRAINER" --cfg "$cfg" \
-        --numbers ${SHOTS:-1 2 4 8 16} --seeds $SEEDS --output "$OUTPUT"
+        --numbers ${SHOTS:-1 2 4 8 16} --seeds "${seeds[@]}" --output "$OUTPUT"
 }
 
 # base_to_new DATASET SHOTS [CFG] [KEY VALUE ...]: train on the first half of the classes, test on it and on the other.
@@ -154,7 +161,7 @@ base_to_new() {
     test_seeds "${runs}_base" "$dataset" "$cfg" "${runs}_new" \
         DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES new "${pairs[@]}"
     "$PYTHON" -m analysis results "${runs}_base" "${runs}_new" --base-new --zero-shot "${zeroshot}_base" "${zeroshot}_new" \
-        --seeds $SEEDS
+        --seeds "${seeds[@]}"
 }
 
 # transfer "TARGETS" SHOTS [CFG] [KEY VALUE ...]: few_shot on $SOURCE (default: imagenet); then, without training, the
@@ -175,5 +182,5 @@ transfer() {
         runs+=("$OUTPUT/$target/$TRAINER/${cfg}_${shots}shots_from_$source")
         test_seeds "$OUTPUT/$source/$TRAINER/${cfg}_${shots}shots" "$target" "$cfg" "${runs[-1]}" "${pairs[@]}"
     done
-    "$PYTHON" -m analysis results "${runs[@]}" --zero-shot "${zeroshot[@]}" --seeds $SEEDS
+    "$PYTHON" -m analysis results "${runs[@]}" --zero-shot "${zeroshot[@]}" --seeds "${seeds[@]}"
 }

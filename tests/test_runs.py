@@ -153,10 +153,11 @@ def test_results_of_another_checkpoint_are_not_shown(run, train_py, tmp_path):
 
 
 def test_the_results_of_a_training_are_not_overwritten_by_a_test(run, train_py):
-    before = (run[0] / "results.json").read_text()
-    done = train_py("--eval-only", "--model-dir", str(run[0]), "--output-dir", str(run[0]))
+    kept = {name: (run[0] / name).read_text() for name in ("results.json", "log.txt")}
+    folder = ["--output-dir", str(run[0]), "--resume", str(run[0])]
+    done = train_py("--eval-only", "--model-dir", str(run[0]), *folder)
     assert done.returncode == 1 and "holds a training run" in done.stderr
-    assert (run[0] / "results.json").read_text() == before
+    assert kept == {name: (run[0] / name).read_text() for name in kept}
 
 
 def test_a_run_on_other_images_does_not_go_on(run, train_py, tmp_path):
@@ -325,6 +326,8 @@ def test_loading_runs_nothing(tmp_path):
     (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER is one of"),
     (("INPUT.PIXEL_STD", "[1.0, 1.0]"), "three numbers"),
     (("INPUT.RRCROP_SCALE", "(1.0, 0.1)"), "the smaller one first"),
+    (("INPUT.RRCROP_SCALE", "(0.5,)"), "the smaller one first"),
+    (("OPTIM.LR", "None"), "OPTIM.LR is None, but has to be at least 0"),
     (("INPUT.NO_TRANSFORM", "True"), "INPUT.NO_TRANSFORM is True"),
     (("TEST.FINAL_MODEL", "best"), "'last_step' or 'best_val'"),
     (("TEST.EVALUATOR", "Foo"), '"Foo" is not available'),

@@ -34,7 +34,7 @@ class ZeroshotCLIP(TuningTrainer):
 
     @classmethod
     def checkpoint_in(cls, directory, epoch=None) -> str:
-        """None: nothing was learned."""
+        """Empty: nothing was learned."""
         return ""
 
     def load_model(self, directory, epoch=None) -> None:

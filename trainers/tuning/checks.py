@@ -1,4 +1,6 @@
 """Values of a config that no training could come of, refused before anything is loaded."""
+from typing import Any
+
 from yacs.config import CfgNode
 
 from .errors import UserError
@@ -28,15 +30,20 @@ def check_values(cfg: CfgNode) -> None:
     """
     flat = flatten(cfg)
     for key, least in AT_LEAST.items():
-        if not flat[key] >= least:
+        if not (are_numbers([flat[key]], 1) and flat[key] >= least):
             raise UserError(f"{key} is {flat[key]}, but has to be at least {least}")
     for key, known in ONE_OF.items():
         if flat[key] not in known:
             raise UserError(f"{key} is {flat[key]!r}, but has to be {' or '.join(map(repr, known))}")
-    low, high = flat["INPUT.RRCROP_SCALE"]
-    if not 0 < low <= high <= 1:
-        raise UserError(f"INPUT.RRCROP_SCALE is {(low, high)}, but has to be two shares of the area, the smaller one first")
-    for key in ("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"):
-        if len(flat[key]) != 3 or key.endswith("STD") and not all(value > 0 for value in flat[key]):
-            raise UserError(f"{key} is {flat[key]}, but has to be three numbers, for red, green and blue"
-                            + (", above 0" if key.endswith("STD") else ""))
+    scale, mean, std = (flat[f"INPUT.{key}"] for key in ("RRCROP_SCALE", "PIXEL_MEAN", "PIXEL_STD"))
+    if not (are_numbers(scale, 2) and 0 < scale[0] <= scale[1] <= 1):
+        raise UserError(f"INPUT.RRCROP_SCALE is {scale}, but has to be two shares of the area, the smaller one first")
+    if not are_numbers(mean, 3):
+        raise UserError(f"INPUT.PIXEL_MEAN is {mean}, but has to be three numbers, for red, green and blue")
+    if not (are_numbers(std, 3) and min(std) > 0):
+        raise UserError(f"INPUT.PIXEL_STD is {std}, but has to be three numbers above 0, for red, green and blue")
+
+
+def are_numbers(values: Any, count: int) -> bool:
+    """Whether these are `count` numbers."""
+    return isinstance(values, (list, tuple)) and len(values) == count and all(isinstance(v, (int, float)) for v in values)

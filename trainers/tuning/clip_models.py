@@ -40,7 +40,8 @@ def load_clip(name: str) -> nn.Module:
         name: "tiny", one of OpenAI's names such as "ViT-B/16", or the path of a weights file.
 
     Raises:
-        UserError: unknown name, a ResNet, weights that cannot be had, or a `clip` whose `build_model` fails.
+        UserError: unknown name, a ResNet, a file that holds no CLIP, weights that cannot be had, or a `clip` whose
+            `build_model` fails.
     """
     clip, _ = import_clip()
     if name == TINY:
@@ -86,7 +87,7 @@ def build(state: Dict[str, Tensor]) -> nn.Module:
         built = model.build_model(dict(state), *([details] if wants_details else []))
     except Exception as error:  # another project's code, which fails in its own ways
         raise UserError(f"the CLIP code in {os.path.dirname(model.__file__)} cannot build this model "
-                        f"({str(error).strip().splitlines()[0]})") from error
+                        f"({(str(error).strip() or type(error).__name__).splitlines()[0]})") from error
     return built.float().eval()
 
 

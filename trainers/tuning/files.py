@@ -43,11 +43,11 @@ def writing(path: str, mode: str = "w") -> Iterator[IO]:
         raise
 
 
-def checksum(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
+def checksum(path: str, kind: str = "sha256") -> str:
+    """Checksum of a file, in hexadecimal digits."""
+    digest = hashlib.new(kind)
     with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(CHUNK), b""):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -188,11 +188,4 @@ def _size(path: str) -> int:
 
 def _intact(path: str, sha256: str, md5: str) -> bool:
     """Whether a file has the checksums that are known of it."""
-    wanted = {name: digest for name, digest in {"sha256": sha256, "md5": md5}.items() if digest}
-    found = {name: hashlib.new(name) for name in wanted}
-    if wanted:
-        with open(path, "rb") as file:
-            while chunk := file.read(CHUNK):
-                for digest in found.values():
-                    digest.update(chunk)
-    return all(found[name].hexdigest() == digest for name, digest in wanted.items())
+    return all(checksum(path, kind) == digest for kind, digest in (("sha256", sha256), ("md5", md5)) if digest)

@@ -17,6 +17,7 @@ CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 # Keys that say where or how a run is done, and not what comes out of it.
 CIRCUMSTANCES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.TEST.BATCH_SIZE", "VERBOSE", "TRAIN.PRINT_FREQ",
                  "TRAIN.CHECKPOINT_FREQ", "TEST.COMPUTE_CMAT", "TEST.PER_CLASS_RESULT")
+TRAINED_HERE = "{} holds a training run, whose results would be lost; choose another --output-dir to test in"
 
 
 def flatten(node: CfgNode, prefix: str = "") -> Dict[str, Any]:

@@ -49,9 +49,8 @@ def register(trainer: Type[TrainerX]) -> Type[TrainerX]:
 
 def registered_as(name: str) -> str:
     """The name here of the trainer that some checkout calls `name`."""
-    plain = name[len(PREFIX):] if name.startswith(PREFIX) else name
     known = TRAINER_REGISTRY.registered_names()
-    return next((n for n in (name, plain, PREFIX + name) if n in known), name)
+    return next((n for n in (name, name.removeprefix(PREFIX), PREFIX + name) if n in known), name)
 
 
 def grad_scaler(enabled: bool):
@@ -218,8 +217,7 @@ class TuningTrainer(TrainerX):
         if split is None:
             trained_here = os.path.join(self.output_dir, self.learner_name, run_files.STATE)
             if self.evaluated and os.path.exists(trained_here):
-                raise UserError(f"{self.output_dir} holds a training run, whose results would be lost; "
-                                "choose another --output-dir to test in")
+                raise UserError(run_files.TRAINED_HERE.format(self.output_dir))
             run_files.write_config(self.cfg, self.output_dir)
         started, trained = time.time(), self.seconds_trained()
         accuracy = super().test(split)
@@ -282,7 +280,8 @@ class TuningTrainer(TrainerX):
         """What a checkpoint has to agree with to be loaded. A weights file may lie somewhere else by then."""
         backbone, node = self.cfg.MODEL.BACKBONE.NAME, self.cfg.TRAINER[self.node]
         named = {} if os.path.exists(backbone) else {"MODEL.BACKBONE.NAME": backbone}
-        return {**named, **{f"TRAINER.{self.node}.{key}": node[key] for key in node if key not in ("PREC", "INIT_STD")}}
+        meant = [key for key in node if key not in ("PREC", "INIT_STD") and node[key] != -1]  # -1: as many as there are blocks
+        return {**named, **{f"TRAINER.{self.node}.{key}": node[key] for key in meant}}
 
     def checkpoint(self, epoch: int, val_result: Optional[float] = None) -> Dict[str, Any]:
         """What is learned after epoch `epoch` (from 0), in Dassl's form."""
@@ -311,7 +310,8 @@ class TuningTrainer(TrainerX):
     def data_drawn(self) -> str:
         """Checksum of classes and training images, which have to be the same when a run goes on."""
         items = self.dm.dataset.train_x
-        rows = sorted([os.path.relpath(i.impath, self.cfg.DATASET.ROOT or "."), i.label, i.classname] for i in items)
+        root = os.path.expanduser(self.cfg.DATASET.ROOT) or "."
+        rows = sorted([os.path.relpath(item.impath, root), item.label, item.classname] for item in items)
         return hashlib.sha256(json.dumps([self.dm.dataset.classnames, rows]).encode()).hexdigest()
 
     def resume_model_if_exist(self, directory: str) -> int:
@@ -321,15 +321,16 @@ class TuningTrainer(TrainerX):
             The epoch to start with (from 0).
         """
         path = os.path.join(directory, self.learner_name, run_files.STATE)
+        elsewhere = os.path.realpath(directory) != os.path.realpath(self.output_dir)
         if self.optim is None or not os.path.exists(path):
-            if self.optim and directory != self.output_dir:
+            if self.optim is not None and elsewhere:
                 raise UserError(f"there is nothing to go on with in {directory} ({path} is missing); check --resume")
             return 0
         state = run_files.load(path)
         if "random" not in state:
             raise UserError(f"{path} is no training state; remove it to train from the start")
         self.load_state(state, path)
-        if state.get("data", self.data_drawn()) != self.data_drawn():
+        if state.get("data") not in (None, self.data_drawn()):
             raise UserError(f"{directory} holds a run that began with other classes or training images; "
                             "choose another output folder, or remove that one")
         self.optim.load_state_dict(state["optimizer"])
@@ -337,6 +338,9 @@ class TuningTrainer(TrainerX):
         self.scaler.load_state_dict(state["scaler"])
         self.best_result, self.seconds_before = state["best_result"], state["seconds"]
         set_random_states(state["random"])
+        best = os.path.join(self.learner_name, "model-best.pth.tar")
+        if elsewhere and os.path.exists(os.path.join(directory, best)):
+            run_files.save(run_files.load(os.path.join(directory, best)), os.path.join(self.output_dir, best))
         print(f'Going on from {path} after epoch {state["epoch"]}')
         return state["epoch"]
 
@@ -378,7 +382,7 @@ class TuningTrainer(TrainerX):
         """Put a checkpoint's parameters into the learner.
 
         Raises:
-            UserError: it belongs to another trainer, backbone or configuration; names both values.
+            UserError: it belongs to another trainer, backbone or configuration; says in what they differ.
         """
         wanted = self.about()
         for key, value in checkpoint.get("about", {}).items():

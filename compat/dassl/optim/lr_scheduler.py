@@ -22,7 +22,7 @@ class EpochSchedule(_Base):
     A closed form of the epoch: the state is plain numbers, and nothing drifts when a run is resumed.
 
     Args:
-        skipped: epochs that what follows the warm-up does not begin with.
+        skipped: the epoch of its own at which the schedule starts after the warm-up.
     """
 
     def __init__(self, optimizer: Optimizer, rate: Callable[[float, int], float], skipped: int = 0):

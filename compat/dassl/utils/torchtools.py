@@ -36,7 +36,7 @@ def _beside(path: str) -> Iterator[str]:
 
 def _without_module(state_dict: Dict[str, Any]) -> Dict[str, Any]:
     """`nn.DataParallel` puts "module." before every name."""
-    return {name[len("module."):] if name.startswith("module.") else name: v for name, v in state_dict.items()}
+    return {name.removeprefix("module."): v for name, v in state_dict.items()}
 
 
 def save_checkpoint(
