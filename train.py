@@ -135,9 +135,8 @@ def check(args: argparse.Namespace, cfg) -> None:
             raise UserError(f"no {what} is named; give {flag}")
         if name not in registry.registered_names():
             raise UserError(f'there is no {what} "{name}": {nearest(name, registry.registered_names())}')
-    trained_here = glob.glob(os.path.join(glob.escape(cfg.OUTPUT_DIR), "*", run_files.STATE))
-    if args.eval_only and trained_here:
-        raise UserError(run_files.TRAINED_HERE.format(cfg.OUTPUT_DIR))
+    if args.eval_only:
+        run_files.refuse_training_run(cfg.OUTPUT_DIR)
     if cfg.SEED >= 2**32:
         raise UserError(f"the seed is {cfg.SEED}, but has to be below 2**32")
     if not args.eval_only and (args.model_dir or args.load_epoch is not None):
@@ -191,7 +190,7 @@ def main() -> None:
     try:
         trainer = build_trainer(cfg)
     except getattr(dassl.utils, "ConfigError", ()) as error:  # the original Dassl has none
-        raise UserError(error) from error
+        raise UserError(str(error)) from error
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()

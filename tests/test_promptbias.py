@@ -110,6 +110,28 @@ def test_copied_files_work_without_the_hook(checkout, weights_file):
     assert "registered: CoOp BiasTuning" in done.stdout and (folder / "output" / "results.json").exists()
 
 
+def test_a_run_of_a_checkout_where_the_name_was_taken_is_known_here():
+    from trainers.tuning.trainer import registered_as
+
+    assert registered_as("PromptBiasIVLP") == registered_as("IVLP") == "IVLP" and registered_as("CoOp") == "CoOp"
+
+
+def test_the_hook_without_its_folders_says_how_to_install_it(tmp_path):
+    shutil.copy(os.path.join(ROOT, "promptbias.py"), tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", "import promptbias"], cwd=tmp_path, capture_output=True, text=True,
+                          env=environment)
+    assert done.returncode == 1 and "pip install -e" in done.stderr.splitlines()[-1]
+
+
+def test_a_package_that_is_not_installed_is_one_sentence(capsys):
+    from trainers.tuning.errors import cli
+
+    with pytest.raises(SystemExit):
+        cli(lambda: __import__("a_module_that_nobody_has"))
+    assert capsys.readouterr().err.startswith("error: a_module_that_nobody_has is not installed; run pip install")
+
+
 def dassl_in_use(tmp_path):
     """The file of the Dassl that is used where one is installed in tmp_path/site; and the process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), ROOT])}

@@ -1,5 +1,6 @@
 """What a run leaves in its folder: `config.yaml`, `results.json`, checkpoints. Needs no torch before a checkpoint."""
 import contextlib
+import glob
 import json
 import os
 import pickle
@@ -17,7 +18,6 @@ CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 # Keys that say where or how a run is done, and not what comes out of it.
 CIRCUMSTANCES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.TEST.BATCH_SIZE", "VERBOSE", "TRAIN.PRINT_FREQ",
                  "TRAIN.CHECKPOINT_FREQ", "TEST.COMPUTE_CMAT", "TEST.PER_CLASS_RESULT")
-TRAINED_HERE = "{} holds a training run, whose results would be lost; choose another --output-dir to test in"
 
 
 def flatten(node: CfgNode, prefix: str = "") -> Dict[str, Any]:
@@ -93,6 +93,14 @@ def refuse_other_config(cfg: CfgNode, folder: str) -> None:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
         raise UserError(f"{folder} holds a run with another config ({other[0]} there{more}); "
                         "choose another output folder, or remove that one")
+
+
+def refuse_training_run(folder: str) -> None:
+    """Raises:
+        UserError: a run was trained in `folder`, so that a test there would replace its results.
+    """
+    if glob.glob(os.path.join(glob.escape(folder), "*", STATE)):
+        raise UserError(f"{folder} holds a training run, whose results would be lost; choose another --output-dir to test in")
 
 
 def finished(cfg: CfgNode, folder: str, evaluated: Optional[str] = None) -> Optional[Dict[str, Any]]:

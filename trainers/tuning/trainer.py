@@ -215,9 +215,8 @@ class TuningTrainer(TrainerX):
             UserError: the folder holds a run with another config; or a training run, and this one only tests.
         """
         if split is None:
-            trained_here = os.path.join(self.output_dir, self.learner_name, run_files.STATE)
-            if self.evaluated and os.path.exists(trained_here):
-                raise UserError(run_files.TRAINED_HERE.format(self.output_dir))
+            if self.evaluated:
+                run_files.refuse_training_run(self.output_dir)
             run_files.write_config(self.cfg, self.output_dir)
         started, trained = time.time(), self.seconds_trained()
         accuracy = super().test(split)
