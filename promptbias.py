@@ -5,6 +5,7 @@ extending `trainers.__path__`), registers them and their config nodes with Dassl
 
 Where no working Dassl is installed, the small one in `compat/` takes its place.
 """
+
 import contextlib
 import importlib
 import importlib.util
@@ -48,7 +49,9 @@ def try_installed_dassl() -> str:
         optim.WARMUP_EPOCH, optim.WARMUP_TYPE, optim.LR_SCHEDULER = 1, "constant", "cosine"
         scheduler = build_lr_scheduler(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0), optim)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            save_checkpoint({"state_dict": {}, "epoch": 1, "scheduler": scheduler.state_dict()}, folder, model_name="probe")
+            save_checkpoint(
+                {"state_dict": {}, "epoch": 1, "scheduler": scheduler.state_dict()}, folder, model_name="probe"
+            )
             load_checkpoint(os.path.join(folder, "probe"))
     except Exception as error:  # other people's code on a torch it was not written for: anything can happen
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -62,8 +65,10 @@ def plug_in() -> None:
         ImportError: this file lies somewhere by itself.
     """
     if not os.path.isdir(COMPAT):
-        raise ImportError(f"promptbias is installed without its folders: only {__file__} is there; "
-                          "install it with pip install -e /path/to/its/checkout")
+        raise ImportError(
+            f"promptbias is installed without its folders: only {__file__} is there; "
+            "install it with pip install -e /path/to/its/checkout"
+        )
     provide_dassl()
     trainers = importlib.import_module("trainers")
     ours = os.path.join(HOME, "trainers")

@@ -5,7 +5,7 @@ setup(
     version="0.1.0",
     description="Tune and understand CLIP with deep prompts and biases (arXiv 2312.11570), for the CoOp family",
     license="MIT",
-    python_requires=">=3.9",
+    python_requires=">=3.10",
     # A checkout is the unit, as in all of this family: only the hook is installed, and it finds the rest beside itself.
     py_modules=["promptbias"],
     install_requires=[

@@ -1,16 +1,17 @@
 """Train or test one run, with CoOp's flags. `python train.py --help` lists them; the README shows whole commands."""
+
 import argparse
 import glob
 import os
 import re
-from typing import Iterable, Optional, Sequence
+from collections.abc import Iterable, Sequence
 
 from trainers.tuning.errors import UserError, cli, nearest
 
 YACS_ERRORS = (KeyError, ValueError, TypeError, AssertionError)
 
 
-def parse_args(words: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags in `words`, by default those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default="", help="folder of the datasets (or, for image_folder, of your images)")
@@ -35,7 +36,7 @@ def parse_args(words: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def merge_file(cfg, path: str) -> None:
     """Raises:
-        UserError: no such file, not YAML, or a key that no config has.
+    UserError: no such file, not YAML, or a key that no config has.
     """
     from yacs.config import CfgNode
 
@@ -54,7 +55,7 @@ def merge_file(cfg, path: str) -> None:
 
 def merge_options(cfg, options) -> None:
     """Raises:
-        UserError: a key that no config has, a value of another type, or a key without value.
+    UserError: a key that no config has, a value of another type, or a key without value.
     """
     from trainers.tuning.run_files import flatten
 
@@ -87,7 +88,9 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """What to say of a key that no config has: the nearest one, or those of the same node, or the nodes."""
     node = key.rpartition(".")[0]
     beside = [name for name in known if name.rpartition(".")[0] == node] if node else []
-    return f"there is no config key {key}: {nearest(key, known, beside or sorted({name.split('.')[0] for name in known}))}"
+    return (
+        f"there is no config key {key}: {nearest(key, known, beside or sorted({name.split('.')[0] for name in known}))}"
+    )
 
 
 def setup_cfg(args: argparse.Namespace):
@@ -119,8 +122,8 @@ def setup_cfg(args: argparse.Namespace):
 
 def check(args: argparse.Namespace, cfg) -> None:
     """Raises:
-        UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
-            folder of a training run.
+    UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
+        folder of a training run.
     """
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
@@ -140,11 +143,13 @@ def check(args: argparse.Namespace, cfg) -> None:
     if cfg.SEED >= 2**32:
         raise UserError(f"the seed is {cfg.SEED}, but has to be below 2**32")
     if not args.eval_only and (args.model_dir or args.load_epoch is not None):
-        raise UserError("--model-dir and --load-epoch say what to test; add --eval-only, or set MODEL.INIT_WEIGHTS to "
-                        "start training from a checkpoint")
+        raise UserError(
+            "--model-dir and --load-epoch say what to test; add --eval-only, or set MODEL.INIT_WEIGHTS to "
+            "start training from a checkpoint"
+        )
 
 
-def tested(args: argparse.Namespace, cfg) -> Optional[str]:
+def tested(args: argparse.Namespace, cfg) -> str | None:
     """Checksum of the checkpoint that --eval-only loads; None where nothing is loaded."""
     from dassl.engine import TRAINER_REGISTRY
 
@@ -182,8 +187,9 @@ def main() -> None:
             run_files.put_log_aside(cfg.OUTPUT_DIR)
         setup_logger(cfg.OUTPUT_DIR)
     except OSError as error:
-        raise UserError(f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir "
-                        "(OUTPUT of the scripts)") from error
+        raise UserError(
+            f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir (OUTPUT of the scripts)"
+        ) from error
     print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
     print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
 

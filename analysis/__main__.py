@@ -1,14 +1,14 @@
 """`python -m analysis NAME --model-dir DIR`: one figure with its numbers. `python -m analysis report ...`: all of them."""
+
 import argparse
 import importlib
 import sys
-from typing import Dict, List, Optional
 
 from trainers.tuning.errors import cli
 
 # Commands that look at a run, in the order of the report. The module of each has `add_arguments(parser)` and
 # `run(study, args) -> Result`, and is imported only when it is asked for.
-FIGURES: Dict[str, str] = {
+FIGURES: dict[str, str] = {
     "contribution": "what each text token and image patch contributes to the alignment (figs. 2, 3, 8-23)",
     "eos-attention": "where EOS looks in each text block and head (fig. 4)",
     "distance": "how far patches look in each image block and head (fig. 5)",
@@ -25,7 +25,7 @@ ALONE = ("heatmap", "decompose", "mechanism", "constancy")  # do not show the ru
 NOT_SHOWN = "The runs to compare with are not shown in this figure."
 
 # Commands with arguments of their own. The module of each has `add_arguments(parser)` and `main(args)`.
-OTHERS: Dict[str, str] = {
+OTHERS: dict[str, str] = {
     "report": "all of the above on one page, report/index.html",
     "results": "accuracy and macro-F1 of finished runs, mean ± std over seeds",
     "table": "the paper's tables 1, 2 and 3: runs what is missing and sets it beside the published numbers",
@@ -43,19 +43,28 @@ def command_module(name: str):
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that looks at a run understands."""
-    parser.add_argument("--model-dir", required=True, metavar="DIR",
-                        help="folder of a finished run; its config.yaml says the rest")
-    parser.add_argument("--compare", nargs="+", default=[], metavar="DIR",
-                        help="further runs of the same dataset and backbone")
+    parser.add_argument(
+        "--model-dir", required=True, metavar="DIR", help="folder of a finished run; its config.yaml says the rest"
+    )
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="DIR", help="further runs of the same dataset and backbone"
+    )
     parser.add_argument("--output", default="report", metavar="DIR", help="where the files go (default: report)")
-    parser.add_argument("--samples", type=int, metavar="N",
-                        help="so many test images, spread over the test set (default: all)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N",
-                        help="images at a time; changes no result (default: 32)")
-    parser.add_argument("--template", default="a photo of a {}.", metavar="TEXT",
-                        help='text of zero-shot CLIP; "dataset" is the dataset\'s own (default: "a photo of a {}.")')
-    parser.add_argument("--root", default="", metavar="DIR",
-                        help="folder of the datasets, if it has moved since the run")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="so many test images, spread over the test set (default: all)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="images at a time; changes no result (default: 32)"
+    )
+    parser.add_argument(
+        "--template",
+        default="a photo of a {}.",
+        metavar="TEXT",
+        help='text of zero-shot CLIP; "dataset" is the dataset\'s own (default: "a photo of a {}.")',
+    )
+    parser.add_argument(
+        "--root", default="", metavar="DIR", help="folder of the datasets, if it has moved since the run"
+    )
 
 
 def load_study(args: argparse.Namespace):
@@ -73,7 +82,7 @@ def make_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Optional[List[str]] = None) -> Optional[int]:
+def main(argv: list[str] | None = None) -> int | None:
     argv = sys.argv[1:] if argv is None else argv
     commands = {**FIGURES, **OTHERS}
     width = max(map(len, commands)) + 2

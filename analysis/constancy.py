@@ -4,8 +4,8 @@ A bias adds the same vector to every token of every image. Prompts add u (see `d
 token that asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias. If nothing of it is
 constant, so that n tokens have u that are independent and of mean 0, it is 1 / n.
 """
+
 import argparse
-from typing import Tuple
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class PromptTerm(Statistics):
         """m = E u W_O over the first set: (L, D), float32."""
         return torch.stack([self.project(i, m) for i, m in enumerate(self.gathered().double())]).float()
 
-    def squares(self) -> Tuple[Tensor, Tensor]:
+    def squares(self) -> tuple[Tensor, Tensor]:
         """|E u|^2 and E |u|^2, after W_O: (L, S) each, float64."""
         means = [self.project(i, total / self.count[:, None]) for i, total in enumerate(self.sum)]
         return torch.stack([m.square().sum(-1) for m in means]), torch.stack(self.square) / self.count

@@ -1,6 +1,6 @@
 """What each text token and image patch contributes to the alignment (section 3.2.2, figs. 2, 3 and 8-23)."""
+
 import argparse
-from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -30,16 +30,25 @@ MOST_TICKS = 15  # with names, so that they do not run into each other
 MOST_ENLARGED = 12  # text prompts; more fill the figure anyway
 
 
-def kinds_of(study: Study) -> Dict[str, str]:
+def kinds_of(study: Study) -> dict[str, str]:
     """KINDS, with the right name for what stands after the class name."""
     return {**KINDS, "end": end_name(study.models.values())}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--select", choices=("all", "corrected"), default="all",
-                        help="all test images, or those that zero-shot CLIP gets wrong and the tuned run right")
-    parser.add_argument("--first-block", type=int, default=1, metavar="N",
-                        help="block at which relevancy starts (default: 1; the last one is Chefer et al.'s notebook)")
+    parser.add_argument(
+        "--select",
+        choices=("all", "corrected"),
+        default="all",
+        help="all test images, or those that zero-shot CLIP gets wrong and the tuned run right",
+    )
+    parser.add_argument(
+        "--first-block",
+        type=int,
+        default=1,
+        metavar="N",
+        help="block at which relevancy starts (default: 1; the last one is Chefer et al.'s notebook)",
+    )
 
 
 def class_start(model: TunedCLIP) -> int:
@@ -62,25 +71,36 @@ def run(study: Study, args: argparse.Namespace) -> Result:
         if len(label):
             add_batch(study, means, columns, image, label, first_block)
     if not count:
-        raise UserError(f"no image of the {len(study)} is missed by zero-shot CLIP and got right by {study.label}; "
-                        "use --select all or more --samples")
+        raise UserError(
+            f"no image of the {len(study)} is missed by zero-shot CLIP and got right by {study.label}; "
+            "use --select all or more --samples"
+        )
 
     numbers, headlines = {}, []
     for name, model in study.models.items():
         found = means[name]
         for what in found.sums:
             numbers[f"{name}: {what}"] = found[what]
-        headlines += [(f"text share of {kind}, {name}", float(value))
-                      for kind, value in zip(kinds_of(study).values(), found["text kinds"])]
-        headlines.append((f"image share of prompts, {name}", float(found["image"][model.vision.patches:].sum())))
+        headlines += [
+            (f"text share of {kind}, {name}", float(value))
+            for kind, value in zip(kinds_of(study).values(), found["text kinds"])
+        ]
+        headlines.append((f"image share of prompts, {name}", float(found["image"][model.vision.patches :].sum())))
         if name != ZERO_SHOT:
-            headlines.append((f"rank correlation of patch relevancy with {ZERO_SHOT}, image by image, {name}",
-                              float(found["rank correlation"])))
+            headlines.append(
+                (
+                    f"rank correlation of patch relevancy with {ZERO_SHOT}, image by image, {name}",
+                    float(found["rank correlation"]),
+                )
+            )
             curves = [torch.from_numpy(means[label]["patches alone"]) for label in (ZERO_SHOT, name)]
             headlines.append((f"the same of the mean curves, {name}", float(rank_correlation(*curves))))
     which = " that zero-shot CLIP misses and the tuned run gets right" if args.select == "corrected" else ""
-    figures = {"contribution-text": text_figure(study, means), "contribution-image": image_figure(study, means),
-               "contribution-kinds": kinds_figure(study, means)}
+    figures = {
+        "contribution-text": text_figure(study, means),
+        "contribution-image": image_figure(study, means),
+        "contribution-kinds": kinds_figure(study, means),
+    }
     prompts = any(len(means[name]["image"]) > study.plain.vision.patches for name in study.models)
     how_to_read = HOW_TO_READ.format(count=count, which=which, end=kinds_of(study)["end"], prompts=OF_PROMPTS * prompts)
     if any(ax.child_axes for figure in figures.values() for ax in figure.axes):
@@ -88,15 +108,16 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     return Result(how_to_read + study.on_words(), [("images", count), *headlines], figures, numbers)
 
 
-def add_batch(study: Study, means: Dict[str, Means], columns: Dict[str, List], image: Tensor, label: Tensor,
-              first_block: int) -> None:
+def add_batch(
+    study: Study, means: dict[str, Means], columns: dict[str, list], image: Tensor, label: Tensor, first_block: int
+) -> None:
     """Add a batch of images (B, 3, S, S) with labels (B,) to the means of every model of the study."""
     M = study.plain.vision.patches
     plain_patches = None
     for name, model in study.models.items():
         of_image, of_text = relevancy(model, image, label, first_block)
         text = torch.zeros(len(label), model.context_length)
-        text[:, :of_text.shape[1]] = shares(of_text)
+        text[:, : of_text.shape[1]] = shares(of_text)
         masks = groups([columns[name][k] for k in label.tolist()], model.context_length)
         patches = of_image[:, :M].cpu()
         if plain_patches is None:
@@ -111,7 +132,7 @@ def add_batch(study: Study, means: Dict[str, Means], columns: Dict[str, List], i
             means[name].add(what, values)
 
 
-def text_figure(study: Study, means: Dict[str, Means]) -> Figure:
+def text_figure(study: Study, means: dict[str, Means]) -> Figure:
     """Figure 2: shares by position. All contexts begin at the left, and all class names at the line."""
     starts = {name: class_start(model) for name, model in study.models.items()}
     left = max(starts.values())
@@ -119,7 +140,7 @@ def text_figure(study: Study, means: Dict[str, Means]) -> Figure:
     curves = {}
     for name, start in starts.items():
         y = means[name]["text"]
-        curves[name] = [(np.arange(start), y[:start]), (left + np.arange(longest), y[start:start + longest])]
+        curves[name] = [(np.arange(start), y[:start]), (left + np.arange(longest), y[start : start + longest])]
     shown = (0.5, left - 0.5) if 1 < left <= 1 + MOST_ENLARGED else None
     limits = (-0.5, left + longest - 0.5)
     figure, ax = curves_figure(curves, left - 0.5, limits, shown, "prompts or template words", shown)
@@ -130,17 +151,17 @@ def text_figure(study: Study, means: Dict[str, Means]) -> Figure:
     return figure
 
 
-def some_ticks(ax: Axes, start: int, names: List[str], most: int = MOST_TICKS) -> None:
+def some_ticks(ax: Axes, start: int, names: list[str], most: int = MOST_TICKS) -> None:
     """Name what stands at x = start, start + 1, ...: each, or where these are more than `most`, every second, third, ..."""
     step = -(-len(names) // most)
     ax.set_xticks(range(start, start + len(names), step), names[::step])
 
 
-def token_names(count: int) -> List[str]:
+def token_names(count: int) -> list[str]:
     return ["SOS", *(f"P{i}" for i in range(1, count))]
 
 
-def image_figure(study: Study, means: Dict[str, Means]) -> Figure:
+def image_figure(study: Study, means: dict[str, Means]) -> Figure:
     """Figure 3: shares of patches and prompts."""
     M = study.plain.vision.patches
     values = {name: means[name]["image"] for name in study.models}
@@ -157,8 +178,9 @@ def image_figure(study: Study, means: Dict[str, Means]) -> Figure:
     return figure
 
 
-def curves_figure(curves: Dict[str, List], line: float, limits: Tuple, shown: Optional[Tuple], title: str,
-                  place: Optional[Tuple]) -> Tuple[Figure, Axes]:
+def curves_figure(
+    curves: dict[str, list], line: float, limits: tuple, shown: tuple | None, title: str, place: tuple | None
+) -> tuple[Figure, Axes]:
     """Curves of all models on both sides of a line, with an inset that enlarges a part of them.
 
     Args:
@@ -173,7 +195,9 @@ def curves_figure(curves: Dict[str, List], line: float, limits: Tuple, shown: Op
     top = max(y.max() for parts in curves.values() for _, y in parts if len(y))
     inset = None
     if shown:
-        beneath = max(y[(place[0] <= x) & (x <= place[1])].max(initial=0) for parts in curves.values() for x, y in parts)
+        beneath = max(
+            y[(place[0] <= x) & (x <= place[1])].max(initial=0) for parts in curves.values() for x, y in parts
+        )
         top = max(top, beneath / 0.42)
         width = limits[1] - limits[0]
         inset = ax.inset_axes([(place[0] - limits[0]) / width, 0.54, (place[1] - place[0]) / width, 0.38])
@@ -197,7 +221,7 @@ def curves_figure(curves: Dict[str, List], line: float, limits: Tuple, shown: Op
     return figure, ax
 
 
-def kinds_figure(study: Study, means: Dict[str, Means]) -> Figure:
+def kinds_figure(study: Study, means: dict[str, Means]) -> Figure:
     """The same shares, added up by kind of token."""
     M = study.plain.vision.patches
     text = {name: dict(zip(kinds_of(study).values(), means[name]["text kinds"])) for name in study.models}
@@ -208,9 +232,16 @@ def kinds_figure(study: Study, means: Dict[str, Means]) -> Figure:
         width = 0.8 / len(study.models)
         for index, (name, shares_of) in enumerate(values.items()):
             x = np.arange(len(shares_of)) + (index - (len(study.models) - 1) / 2) * width
-            ax.bar(x, list(shares_of.values()), width * 0.92, color=look(index)["color"],
-                   hatch=["", "///", "...", "xxx"][index % 4], edgecolor="white", linewidth=0,
-                   label=name if title == "text" else "")
+            ax.bar(
+                x,
+                list(shares_of.values()),
+                width * 0.92,
+                color=look(index)["color"],
+                hatch=["", "///", "...", "xxx"][index % 4],
+                edgecolor="white",
+                linewidth=0,
+                label=name if title == "text" else "",
+            )
         ax.set_xticks(range(len(shares_of)), [wrapped(kind, 16) for kind in shares_of])
         ax.set_title(title)
         ax.grid(axis="x", visible=False)

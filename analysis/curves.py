@@ -1,8 +1,9 @@
 """`python -m analysis curves shots` (depth, prompts): accuracy over them, from runs that `scripts/` or `table` have made."""
+
 import argparse
 import math
 import os
-from typing import Dict, List, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,12 +19,12 @@ NUMBERS = (2, 4, 6, 8, 20, 40, 100)
 TABLES = {"depth": 2, "prompts": 3}  # of the paper, with its numbers
 
 # x -> (setting, shots)
-Points = Dict[float, Tuple[Setting, int]]
+Points = dict[float, tuple[Setting, int]]
 
 
 def curves(
     over: str, shots: int, numbers: Sequence[int] = SHOTS, trainer: str = "", cfg: str = ""
-) -> Tuple[str, Dict[str, Points]]:
+) -> tuple[str, dict[str, Points]]:
     """The label of the x axis, and for each curve its settings along x.
 
     Args:
@@ -44,19 +45,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("over", choices=("shots", "depth", "prompts"))
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="one panel each")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
-    parser.add_argument("--shots", type=int, default=16, metavar="N", help="images per class (default: 16); not for `shots`")
+    parser.add_argument(
+        "--shots", type=int, default=16, metavar="N", help="images per class (default: 16); not for `shots`"
+    )
     add_output(parser, "figures go to its curves/")
     of_shots = parser.add_argument_group("for `curves shots`")
-    of_shots.add_argument("--numbers", nargs="+", type=int, default=list(SHOTS), metavar="N",
-                          help="images per class (default: 1 2 4 8 16)")
-    of_shots.add_argument("--trainer", default="", metavar="NAME",
-                          help="one curve, of the runs in <dataset>/<trainer>/<cfg>_<N>shots; any dataset will do")
+    of_shots.add_argument(
+        "--numbers",
+        nargs="+",
+        type=int,
+        default=list(SHOTS),
+        metavar="N",
+        help="images per class (default: 1 2 4 8 16)",
+    )
+    of_shots.add_argument(
+        "--trainer",
+        default="",
+        metavar="NAME",
+        help="one curve, of the runs in <dataset>/<trainer>/<cfg>_<N>shots; any dataset will do",
+    )
     of_shots.add_argument("--cfg", default="", metavar="CFG", help="goes with --trainer")
 
 
 def check(args: argparse.Namespace) -> None:
     """Raises:
-        UserError: words that do not go together, a dataset that the paper's methods are not known for.
+    UserError: words that do not go together, a dataset that the paper's methods are not known for.
     """
     if bool(args.trainer) != bool(args.cfg) or args.trainer and args.over != "shots":
         raise UserError("--trainer and --cfg go together, and with `curves shots` only")
@@ -76,8 +89,8 @@ def main(args: argparse.Namespace) -> None:
 
     label, all_curves = curves(args.over, args.shots, sorted(set(args.numbers)), args.trainer, args.cfg)
     figure, axes = figures.subplots(math.ceil(len(args.datasets) / 3), min(len(args.datasets), 3))
-    numbers: Dict[str, np.ndarray] = {}
-    rows: List[List[str]] = []
+    numbers: dict[str, np.ndarray] = {}
+    rows: list[list[str]] = []
     for dataset, panel in zip(args.datasets, axes.flat):
         title, before = DATASETS.get(dataset, (dataset, 0))[0], len(rows)
         for index, (name, points) in enumerate(all_curves.items(), 1):
@@ -98,8 +111,15 @@ def main(args: argparse.Namespace) -> None:
             if paper:
                 panel.plot(list(paper), list(paper.values()), label="published", **style)
             if failed:  # at the foot of the panel, whatever its accuracies are
-                panel.plot(failed, [0.03] * len(failed), "x", color=style["color"], markersize=6, label="published: failed",
-                           transform=panel.get_xaxis_transform())
+                panel.plot(
+                    failed,
+                    [0.03] * len(failed),
+                    "x",
+                    color=style["color"],
+                    markersize=6,
+                    label="published: failed",
+                    transform=panel.get_xaxis_transform(),
+                )
         zero_shot = accuracies(dataset, plain_beside(args.cfg), args.shots, args)
         if zero_shot:
             panel.axhline(zero_shot[0], label="zero-shot", color=figures.look(0)["color"])
@@ -112,9 +132,11 @@ def main(args: argparse.Namespace) -> None:
         if len(rows) == before:
             panel.text(0.5, 0.5, "no finished run", transform=panel.transAxes, ha="center", va="center", color="0.5")
     if not rows:
-        raise UserError(f"{args.output} holds no finished run for this; make them with scripts/*/few_shots.sh or "
-                        "`python -m analysis table`")
-    for panel in list(axes.flat)[len(args.datasets):]:
+        raise UserError(
+            f"{args.output} holds no finished run for this; make them with scripts/*/few_shots.sh or "
+            "`python -m analysis table`"
+        )
+    for panel in list(axes.flat)[len(args.datasets) :]:
         panel.set_axis_off()
     figures.legend(figure)
     name = "_".join([f"curves-{args.over}", *([*args.datasets, args.trainer, args.cfg] if args.trainer else [])])
@@ -129,7 +151,7 @@ def plain_beside(cfg: str) -> Setting:
     return Setting("ZeroshotCLIP", backbone, (), backbone) if backbone else plain()
 
 
-def accuracies(dataset: str, setting: Setting, shots: int, args: argparse.Namespace) -> List[float]:
+def accuracies(dataset: str, setting: Setting, shots: int, args: argparse.Namespace) -> list[float]:
     """Of all seeds, or [] where one is not finished."""
     seeds = args.seeds if setting.learns else [1]
     folders = [Run(setting, dataset, seed, shots, "", args.output).folder for seed in seeds]

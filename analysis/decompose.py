@@ -8,8 +8,10 @@ that the full softmax gives to the prompts, and u what the head gathers from the
 Inputs are all tokens but the prompts: [cls] and patches, or SOS and what stands after the prompts up to EOS. Shapes:
 B samples, H heads, L blocks, N tokens of which n are inputs, d = D / H; S sets of rows (see `Branch.sets`).
 """
+
 import argparse
-from typing import Dict, Iterable, List, NamedTuple, Optional
+from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -49,23 +51,26 @@ class TakenApart(Tap):
     def __init__(self, prompts_at: slice) -> None:
         self.prompts_at = prompts_at
 
-    def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
+    def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         prompts, n = self.prompts_at, q.shape[-2]
         v = v.float()
         full = self.weights(q, k, mask)
         gathered = full @ v
-        inputs = torch.cat([torch.arange(n)[:prompts.start], torch.arange(n)[prompts.stop:]]).to(q.device)
+        inputs = torch.cat([torch.arange(n)[: prompts.start], torch.arange(n)[prompts.stop :]]).to(q.device)
         among = None if mask is None else mask[inputs][:, inputs]
         sees = torch.ones(len(inputs)) if mask is None else (mask[inputs, prompts.start] == 0).float()
         to_prompts = full[..., inputs, prompts]
-        gathered[..., inputs, :] = self.update(i, Parts(
-            a=self.weights(q[..., inputs, :], k[..., inputs, :], among),
-            pi=to_prompts.sum(-1, keepdim=True),
-            v=v[..., inputs, :],
-            u=to_prompts @ v[..., prompts, :],
-            whole=gathered[..., inputs, :],
-            sees_prompts=sees[:, None].to(q.device),
-        ))
+        gathered[..., inputs, :] = self.update(
+            i,
+            Parts(
+                a=self.weights(q[..., inputs, :], k[..., inputs, :], among),
+                pi=to_prompts.sum(-1, keepdim=True),
+                v=v[..., inputs, :],
+                u=to_prompts @ v[..., prompts, :],
+                whole=gathered[..., inputs, :],
+                sees_prompts=sees[:, None].to(q.device),
+            ),
+        )
         return gathered
 
     def update(self, i: int, parts: Parts) -> Tensor:
@@ -103,12 +108,12 @@ class Branch:
         return self.tuner.prompts_at.stop > self.tuner.prompts_at.start
 
     @torch.no_grad()
-    def features(self, batch: Tensor, tap: Optional[Tap] = None, tuner: Optional[Tuner] = None) -> Tensor:
+    def features(self, batch: Tensor, tap: Tap | None = None, tuner: Tuner | None = None) -> Tensor:
         """Unit vectors (B, joint width) of a batch, with the branch's own tuner or another one."""
         with tapped(self.tower, tap):
             return F.normalize(self.walk(batch, self.tuner if tuner is None else tuner).float(), dim=-1)
 
-    def attention(self, batch: Tensor, tuner: Optional[Tuner] = None) -> Attention:
+    def attention(self, batch: Tensor, tuner: Tuner | None = None) -> Attention:
         """The attention among inputs of every block."""
         tap = Attention(self.tuner.prompts_at)
         self.features(batch, tap, tuner)
@@ -167,7 +172,7 @@ class TextBranch(Branch):
         prompts = self.tuner.prompts_at
         eos = self.tower.tokens[batch].argmax(-1)[:, None]  # (B, 1)
         at = torch.arange(int(eos.max()) + 1, device=eos.device)
-        at = torch.cat([at[:prompts.start], at[prompts.stop:]])
+        at = torch.cat([at[: prompts.start], at[prompts.stop :]])
         return torch.stack([(at >= prompts.stop) & (at <= eos), at == eos]).float()
 
 
@@ -233,12 +238,12 @@ class Shares(Statistics):
         """values (B, H, n) of block i."""
         self.sums[name][i] = self.sums[name][i] + torch.einsum("sbn,bhn->sh", self.sets, values).double()
 
-    def means(self) -> Dict[str, Tensor]:
+    def means(self) -> dict[str, Tensor]:
         """(L, S, H) each, (L, S, 1) for `block`."""
         return {name: torch.stack(sums) / self.count[:, None] for name, sums in self.sums.items()}
 
 
-def branches_with_prompts(study: Study) -> List[Branch]:
+def branches_with_prompts(study: Study) -> list[Branch]:
     """The branches of the tuned run that have prompts.
 
     Raises:
@@ -246,8 +251,9 @@ def branches_with_prompts(study: Study) -> List[Branch]:
     """
     branches = [b for b in (ImageBranch(study.tuned), TextBranch(study.tuned)) if b.has_prompts]
     if not branches:
-        raise UserError(f'"{study.label}" has no prompts, so nothing can be taken apart; '
-                        "give a run of IVLP as --model-dir")
+        raise UserError(
+            f'"{study.label}" has no prompts, so nothing can be taken apart; give a run of IVLP as --model-dir'
+        )
     return branches
 
 
@@ -269,7 +275,9 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
         " First row: π. Second row: length of the prompts' part relative to the lengths of both parts. Third row: "
         "how much of the attention among inputs (a) has gone elsewhere, compared with plain CLIP"
         + ("; it is 0 in the first image block, where prompts can only rescale" if branches[0].name == "image" else "")
-        + ". Dots are heads, for all inputs (" + " or ".join(INPUTS[branch.name] for branch in branches) + ")."
+        + ". Dots are heads, for all inputs ("
+        + " or ".join(INPUTS[branch.name] for branch in branches)
+        + ")."
     )
     for branch, share in zip(branches, shares):
         for name, values in share.means().items():
@@ -293,7 +301,7 @@ INPUTS = {"image": "[cls] and patches", "text": "what stands between the prompts
 READ_LABEL, READ_LOOK = "[cls] or EOS alone", {"color": "#333333", "linestyle": "-", "marker": "s"}
 
 
-def plot_blocks(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figures.Figure:
+def plot_blocks(branches: list[Branch], numbers: dict[str, np.ndarray]) -> figures.Figure:
     """One column per branch: attention mass, share of the update, moved attention, over the blocks."""
     rows = (
         ("pi", "pi", "attention mass\non prompts, π"),
@@ -305,8 +313,16 @@ def plot_blocks(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figur
         for ax, (dots, line, label) in zip(column, rows):
             of_heads, of_blocks = numbers[f"{branch.name}_{dots}"], numbers[f"{branch.name}_{line}"].mean(-1)
             look, x = figures.look(1), np.arange(1, len(of_blocks) + 1)
-            ax.plot(x, of_heads[:, 0], linestyle="none", marker=look["marker"], color=look["color"], alpha=0.4,
-                    markeredgewidth=0, label=["all inputs, one head"] + [None] * (of_heads.shape[2] - 1))
+            ax.plot(
+                x,
+                of_heads[:, 0],
+                linestyle="none",
+                marker=look["marker"],
+                color=look["color"],
+                alpha=0.4,
+                markeredgewidth=0,
+                label=["all inputs, one head"] + [None] * (of_heads.shape[2] - 1),
+            )
             ax.plot(x, of_blocks[:, 0], label="all inputs", **look)
             ax.plot(x, of_blocks[:, 1], label=READ_LABEL, **READ_LOOK)
             ax.set_ylim(0, 1.1 * max(of_heads[:, 0].max(), of_blocks.max()))
@@ -317,7 +333,7 @@ def plot_blocks(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figur
     return figure
 
 
-def plot_heads(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figures.Figure:
+def plot_heads(branches: list[Branch], numbers: dict[str, np.ndarray]) -> figures.Figure:
     """One column per branch: attention mass and share of each block and head, of all inputs; one colour scale for each row."""
     rows = (("pi", "attention mass\non prompts, π"), ("head", "prompts' share of\nthe head's update"))
     most = {name: max(numbers[f"{branch.name}_{name}"][:, 0].max() for branch in branches) for name, _ in rows}
@@ -326,8 +342,15 @@ def plot_heads(branches: List[Branch], numbers: Dict[str, np.ndarray]) -> figure
         for ax, (name, label) in zip(column, rows):
             values = numbers[f"{branch.name}_{name}"][:, 0].T  # (H, L)
             H, blocks = values.shape
-            image = ax.imshow(values, aspect="auto", origin="lower", cmap="Reds", vmin=0, vmax=most[name],
-                              extent=(0.5, blocks + 0.5, 0.5, H + 0.5))
+            image = ax.imshow(
+                values,
+                aspect="auto",
+                origin="lower",
+                cmap="Reds",
+                vmin=0,
+                vmax=most[name],
+                extent=(0.5, blocks + 0.5, 0.5, H + 0.5),
+            )
             ax.set_yticks(range(1, H + 1))
             ax.set_ylabel("head")
             ax.grid(False)

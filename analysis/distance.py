@@ -1,6 +1,6 @@
 """Attention distance of the image branch (section 3.3.2, fig. 5)."""
+
 import argparse
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def pixel_distances(side: int, patch: float) -> Tensor:
     return torch.cdist(centres, centres)
 
 
-def attention_distance(A: Tensor, distances: Tensor, prompts: Optional[slice] = None) -> Tensor:
+def attention_distance(A: Tensor, distances: Tensor, prompts: slice | None = None) -> Tensor:
     """Mean over query patches of Σ a d / Σ a: (B, H, N, N) -> (B, H), in pixels.
 
     Args:
@@ -50,7 +50,7 @@ def attention_distance(A: Tensor, distances: Tensor, prompts: Optional[slice] = 
 def run(study: Study, args: argparse.Namespace) -> Result:
     """Panels: CLIP; each tuned run without and, where it has prompts, with them."""
     visual = study.plain.vision.visual
-    side = int(study.plain.vision.patches ** 0.5)
+    side = int(study.plain.vision.patches**0.5)
     distances = pixel_distances(side, visual.input_resolution / side).to(study.device)
 
     panels = []

@@ -1,4 +1,5 @@
 """Attention entropy of the image branch (section 3.3.2 and appendix D, figs. 5 and 7)."""
+
 import argparse
 
 from torch import Tensor

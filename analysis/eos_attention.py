@@ -1,6 +1,6 @@
 """Where EOS looks in the text branch (section 3.3.1, fig. 4)."""
+
 import argparse
-from typing import Dict, List
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No options of its own."""
 
 
-def eos_attention(model: TunedCLIP, batch_size: int) -> Dict[str, np.ndarray]:
+def eos_attention(model: TunedCLIP, batch_size: int) -> dict[str, np.ndarray]:
     """Attention mass of EOS on each named range of columns, mean over classes: name -> (L, H)."""
     means = Means()
     classes = torch.arange(len(model.text.tokens), device=model.text.tokens.device)
@@ -42,12 +42,15 @@ def eos_attention(model: TunedCLIP, batch_size: int) -> Dict[str, np.ndarray]:
     return {name: np.stack([means[name, i] for i in range(len(model.text.blocks))]) for name in text_columns(model, 0)}
 
 
-def panels(study: Study) -> Dict[str, List[str]]:
+def panels(study: Study) -> dict[str, list[str]]:
     """Title -> names of columns. Prompts and template words share a panel, unless a model has both."""
     columns = [text_columns(model, 0) for model in study.models.values()]
     both = any(c["prompts"].start < c["prompts"].stop and c["template"].start < c["template"].stop for c in columns)
-    middle = {"prompts": ["prompts"], "template words": ["template"]} if both else {
-        "prompts or template words": ["prompts", "template"]}
+    middle = (
+        {"prompts": ["prompts"], "template words": ["template"]}
+        if both
+        else {"prompts or template words": ["prompts", "template"]}
+    )
     return {"SOS": ["SOS"], **middle, "class name": ["class"], end_name(study.models.values()): ["end"], "EOS": ["EOS"]}
 
 

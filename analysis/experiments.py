@@ -3,13 +3,14 @@
 Folders and commands are those of `scripts/`, so what one has made the other finds. Like them, they are for the project's
 folder: `train.py` and `configs/` are looked for where the process is.
 """
+
 import os
 import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from statistics import median
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import yaml
 
@@ -21,16 +22,25 @@ from trainers.tuning.run_files import CONFIG, finished, refuse_other_config
 from .results import Results, read_results
 
 BLOCKS = 12
-DIVERGED = "diverged.txt"  # in the folder of a run whose loss was not finite: what it said. Without it the run is tried again
+DIVERGED = (
+    "diverged.txt"  # in the folder of a run whose loss was not finite: what it said. Without it the run is tried again
+)
 # What changes nothing without learning; as in scripts/common.sh, whose runs these are.
-TRAINING_KEYS = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.", "DATALOADER.NUM_WORKERS", "TRAINER.IVLP.", "TRAINER.BIASTUNING.")
+TRAINING_KEYS = (
+    "OPTIM.",
+    "TRAIN.",
+    "DATALOADER.TRAIN_X.",
+    "DATALOADER.NUM_WORKERS",
+    "TRAINER.IVLP.",
+    "TRAINER.BIASTUNING.",
+)
 
 # Rough seconds on two CPU cores: of a training image, of a class's text in a training step, of a test image; of starting.
 SECONDS = {"vit_b16": (0.18, 0.006, 0.06), "tiny": (0.006, 0.004, 0.002)}
 START = 6.0
 
 # Name of the configuration -> (name in the paper, number of classes), in the order of Tables 1 and 2.
-DATASETS: Dict[str, Tuple[str, int]] = {
+DATASETS: dict[str, tuple[str, int]] = {
     "imagenet": ("ImageNet", 1000),
     "caltech101": ("Caltech101", 100),
     "dtd": ("DTD", 47),
@@ -59,7 +69,7 @@ class Setting:
 
     trainer: str
     cfg: str
-    options: Tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     name: str = ""
 
     @property
@@ -125,7 +135,7 @@ class Run:
     shots: int
     data: str
     output: str
-    extra: Tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -136,7 +146,7 @@ class Run:
         return os.path.join(trainer, f"{name}_{self.shots}shots", f"seed{self.seed}")
 
     @property
-    def words(self) -> List[str]:
+    def words(self) -> list[str]:
         """What stands after `python train.py`."""
         trainer, cfg = self.setting.trainer, self.setting.cfg.format(backbone_of(self.dataset))
         pairs = list(zip(self.extra[::2], self.extra[1::2]))
@@ -144,11 +154,24 @@ class Run:
             pairs.insert(0, ("DATASET.NUM_SHOTS", str(self.shots)))
         else:
             pairs = [pair for pair in pairs if not pair[0].startswith(TRAINING_KEYS)]
-        return ["--root", self.data, "--seed", str(self.seed), "--trainer", trainer,
-                "--dataset-config-file", f"configs/datasets/{self.dataset}.yaml",
-                "--config-file", f"configs/trainers/{trainer}/{cfg}.yaml",
-                "--output-dir", self.folder, "--resume", self.folder,
-                *(word for pair in pairs for word in pair), *self.setting.options]
+        return [
+            "--root",
+            self.data,
+            "--seed",
+            str(self.seed),
+            "--trainer",
+            trainer,
+            "--dataset-config-file",
+            f"configs/datasets/{self.dataset}.yaml",
+            "--config-file",
+            f"configs/trainers/{trainer}/{cfg}.yaml",
+            "--output-dir",
+            self.folder,
+            "--resume",
+            self.folder,
+            *(word for pair in pairs for word in pair),
+            *self.setting.options,
+        ]
 
     @property
     def command(self) -> str:
@@ -164,13 +187,15 @@ class Run:
 
         return train.setup_cfg(train.parse_args(self.words))
 
-    def results(self) -> Optional[Results]:
+    def results(self) -> Results | None:
         """What it came to; None if it is not finished.
 
         Raises:
             UserError: its folder holds a run with another config.
         """
-        return read_results(self.folder) if os.path.isdir(self.folder) and finished(self.config(), self.folder) else None
+        return (
+            read_results(self.folder) if os.path.isdir(self.folder) and finished(self.config(), self.folder) else None
+        )
 
     def divergence(self) -> str:
         """What stopped its training for good, if its loss was not finite at an earlier call; otherwise "".
@@ -186,7 +211,7 @@ class Run:
         with open(path, encoding="utf-8") as file:
             return file.read().strip()
 
-    def perform(self, threads: Optional[int] = None) -> Results:
+    def perform(self, threads: int | None = None) -> Results:
         """Run it, or go on with it, and return what it came to.
 
         Args:
@@ -197,8 +222,13 @@ class Run:
             UserError: anything else went wrong.
         """
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
-        done = subprocess.run([sys.executable, "train.py", *self.words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                              text=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "train.py", *self.words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         if done.returncode == 0:
             return read_results(self.folder)
         message = (done.stderr.strip() or f"error: stopped with status {done.returncode}").splitlines()[-1]
@@ -221,9 +251,9 @@ class Run:
         return seconds
 
 
-def estimate(todo: Sequence[Run], done: Dict[Run, Results]) -> float:
+def estimate(todo: Sequence[Run], done: dict[Run, Results]) -> float:
     """Seconds that the runs `todo` will take: as others of the same dataset and trainer took, or a guess."""
-    took: Dict[Tuple[str, str], List[float]] = {}
+    took: dict[tuple[str, str], list[float]] = {}
     for run, results in done.items():
         took.setdefault((run.dataset, run.setting.trainer), []).append(START + results["seconds"]["train"])
     known = {key: median(seconds) for key, seconds in took.items()}

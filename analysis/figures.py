@@ -1,22 +1,23 @@
 """One look for all figures, and the files that a figure becomes."""
+
 import csv
 import os
 import tempfile
 import textwrap
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402 (after the backend is chosen)
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from trainers.tuning.errors import UserError  # noqa: E402
-from trainers.tuning.files import writing  # noqa: E402
+from trainers.tuning.errors import UserError
+from trainers.tuning.files import writing
 
 WIDTH = 7.2  # inches, of a figure as wide as a page's text
 
@@ -31,24 +32,26 @@ LOOKS = [
     {"color": "#555555", "linestyle": (0, (1, 1)), "marker": "P"},
 ]
 
-plt.rcParams.update({
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "figure.constrained_layout.use": True,
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 3.5,
-    "pdf.fonttype": 42,  # text stays text
-})
+plt.rcParams.update(
+    {
+        "figure.dpi": 100,
+        "savefig.dpi": 200,
+        "figure.constrained_layout.use": True,
+        "font.size": 8,
+        "axes.titlesize": 9,
+        "axes.labelsize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "grid.linewidth": 0.5,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "lines.linewidth": 1.4,
+        "lines.markersize": 3.5,
+        "pdf.fonttype": 42,  # text stays text
+    }
+)
 
 
 @dataclass
@@ -63,19 +66,19 @@ class Result:
     """
 
     how_to_read: str
-    headlines: List[Tuple[str, float]] = field(default_factory=list)
-    figures: Dict[str, Figure] = field(default_factory=dict)
-    numbers: Dict[str, np.ndarray] = field(default_factory=dict)
+    headlines: list[tuple[str, float]] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def look(index: int) -> Dict[str, object]:
+def look(index: int) -> dict[str, object]:
     """Colour, line style and marker of the model with that index in a study."""
     return LOOKS[index % len(LOOKS)]
 
 
 def subplots(
     rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **kwargs
-) -> Tuple[Figure, np.ndarray]:
+) -> tuple[Figure, np.ndarray]:
     """A figure `width` inches wide, with an array (rows, columns) of axes that are `height` inches high each."""
     return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **kwargs)
 
@@ -96,10 +99,27 @@ def heads_per_block(axes: Axes, values: np.ndarray, index: int, of: int = 1, pla
     """
     style = look(index)
     x = np.arange(1, len(values) + 1) + 0.2 * (place - (of - 1) / 2)
-    axes.plot(x[:, None].repeat(values.shape[1], 1), values, linestyle="none", marker=style["marker"], markersize=3,
-              color=style["color"], alpha=0.55, markeredgewidth=0)
-    axes.plot(x, values.mean(1), color=style["color"], linestyle=style["linestyle"], marker=style["marker"], markersize=3.5,
-              markeredgecolor="white", markeredgewidth=0.4, label=label)
+    axes.plot(
+        x[:, None].repeat(values.shape[1], 1),
+        values,
+        linestyle="none",
+        marker=style["marker"],
+        markersize=3,
+        color=style["color"],
+        alpha=0.55,
+        markeredgewidth=0,
+    )
+    axes.plot(
+        x,
+        values.mean(1),
+        color=style["color"],
+        linestyle=style["linestyle"],
+        marker=style["marker"],
+        markersize=3.5,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        label=label,
+    )
 
 
 def legend(figure: Figure) -> None:
@@ -110,11 +130,15 @@ def legend(figure: Figure) -> None:
 
 def wrapped(text: str, width: int = 30) -> str:
     """Text in lines of at most `width` characters, where its words allow it; "w/o prompt" and the like on a line of its own."""
-    return "\n".join(textwrap.fill(part, width, break_long_words=False, break_on_hyphens=False)
-                     for part in (text.split(", ") if len(text) > width else [text]))
+    return "\n".join(
+        textwrap.fill(part, width, break_long_words=False, break_on_hyphens=False)
+        for part in (text.split(", ") if len(text) > width else [text])
+    )
 
 
-def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str, level: Optional[Tuple[float, str]] = None) -> Figure:
+def heads_grid(
+    panels: Sequence[tuple[int, str, np.ndarray]], ylabel: str, level: tuple[float, str] | None = None
+) -> Figure:
     """A panel of `heads_per_block` for each (index of the model, title, values (L, H)); the first one's mean is repeated in
     grey in all others.
 
@@ -136,7 +160,7 @@ def heads_grid(panels: Sequence[Tuple[int, str, np.ndarray]], ylabel: str, level
         ax.set_title(wrapped(title), fontsize=8 if len(title) > 30 else None)
         block_axis(ax, len(values))
         ax.tick_params(labelbottom=True)
-    for ax in axes.flat[len(panels):]:
+    for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
@@ -172,7 +196,7 @@ def check_writable(folder: str) -> None:
         raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --output") from error
 
 
-def save(result: Result, folder: str, name: str) -> List[str]:
+def save(result: Result, folder: str, name: str) -> list[str]:
     """Write `result` into `folder`: a PNG and a PDF of each figure, <name>.npz, <name>.csv. The files appear complete.
 
     Returns:
@@ -185,7 +209,9 @@ def save(result: Result, folder: str, name: str) -> List[str]:
     for stem, figure in result.figures.items():
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with writing(file_path(folder, stem, ending), "wb") as file:
-                figure.savefig(file, format=ending, metadata=metadata)  # without a date the same figure is the same file
+                figure.savefig(
+                    file, format=ending, metadata=metadata
+                )  # without a date the same figure is the same file
             written.append(file_path(folder, stem, ending))
     with writing(file_path(folder, name, "npz"), "wb") as file:
         np.savez(file, **result.numbers)

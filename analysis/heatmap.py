@@ -1,6 +1,6 @@
 """[cls] attention and prompt similarity over the image, also rotated (section 3.3.2, fig. 6)."""
+
 import argparse
-from typing import Dict, List
 
 import numpy as np
 import torch
@@ -39,17 +39,26 @@ CURVES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image", type=int, default=0, metavar="I",
-                        help="which test image to show (from 0; default: 0)")
-    parser.add_argument("--angles", type=int, nargs="+", default=[0, 90, 180, 270], metavar="DEGREES",
-                        help="rotations of the image, in right angles (default: 0 90 180 270)")
-    parser.add_argument("--blocks", type=int, nargs="+", metavar="L",
-                        help="blocks to show (from 1; default: six of them)")
-    parser.add_argument("--heads", type=int, nargs="+", metavar="H",
-                        help="heads to average over (from 1; default: all)")
+    parser.add_argument(
+        "--image", type=int, default=0, metavar="I", help="which test image to show (from 0; default: 0)"
+    )
+    parser.add_argument(
+        "--angles",
+        type=int,
+        nargs="+",
+        default=[0, 90, 180, 270],
+        metavar="DEGREES",
+        help="rotations of the image, in right angles (default: 0 90 180 270)",
+    )
+    parser.add_argument(
+        "--blocks", type=int, nargs="+", metavar="L", help="blocks to show (from 1; default: six of them)"
+    )
+    parser.add_argument(
+        "--heads", type=int, nargs="+", metavar="H", help="heads to average over (from 1; default: all)"
+    )
 
 
-def cls_attention(A: Tensor, model: TunedCLIP, heads: List[int]) -> Tensor:
+def cls_attention(A: Tensor, model: TunedCLIP, heads: list[int]) -> Tensor:
     """Mean over `heads` of what [cls] gives to the patches: (B, H, N, N) -> (B, M)."""
     return A[:, heads, 0, vision_columns(model)["patches"]].mean(1)
 
@@ -64,7 +73,9 @@ def upsampled(maps: Tensor, size: int) -> Tensor:
     """Maps over a square grid of patches, (..., M) -> (..., size, size), bilinear."""
     side = int(maps.shape[-1] ** 0.5)
     grid = maps.reshape(-1, 1, side, side)
-    return F.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False).reshape(*maps.shape[:-1], size, size)
+    return F.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False).reshape(
+        *maps.shape[:-1], size, size
+    )
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -94,8 +105,10 @@ def run(study: Study, args: argparse.Namespace) -> Result:
     maps = {angle: maps_of(study, turned, blocks, heads) for angle, turned in rotated.items()}
     for angle, rows in maps.items():
         numbers.update({f"{angle} degrees, {name}".replace("\n", " "): values for name, values in rows.items()})
-    shown = {angle: {name: values for name, values in rows.items() if not name.startswith("prompt ")}
-             for angle, rows in maps.items()}
+    shown = {
+        angle: {name: values for name, values in rows.items() if not name.startswith("prompt ")}
+        for angle, rows in maps.items()
+    }
     figures["heatmap"] = map_figure(study, rotated, shown, blocks)
     if V > 1:
         first = args.angles[0]
@@ -124,11 +137,15 @@ def run(study: Study, args: argparse.Namespace) -> Result:
             name=study.classnames[label],
             count=len(study),
             similarity=SIMILARITY if V else "",
-        ), headlines, figures, numbers)
+        ),
+        headlines,
+        figures,
+        numbers,
+    )
 
 
 @torch.no_grad()
-def maps_of(study: Study, image: Tensor, blocks: List[int], heads: List[int]) -> Dict[str, np.ndarray]:
+def maps_of(study: Study, image: Tensor, blocks: list[int], heads: list[int]) -> dict[str, np.ndarray]:
     """What is shown of one image (1, 3, S, S): row title -> (len(blocks), S, S)."""
     size = image.shape[-1]
     rows = {}
@@ -137,7 +154,9 @@ def maps_of(study: Study, image: Tensor, blocks: List[int], heads: List[int]) ->
             model.image_features(image)
         attention = torch.stack([cls_attention(seen.attention[i], model, heads)[0] for i in blocks])
         rows[f"[cls] attention,\n{title}"] = scaled(upsampled(attention, size)).cpu().numpy()
-    similarity = torch.stack([1 - scaled(upsampled(prompt_distances(seen.tokens[i], study.tuned)[0], size)) for i in blocks])
+    similarity = torch.stack(
+        [1 - scaled(upsampled(prompt_distances(seen.tokens[i], study.tuned)[0], size)) for i in blocks]
+    )
     if similarity.shape[1]:
         rows["prompt\nsimilarity"] = similarity.mean(1).cpu().numpy()
     for v in range(similarity.shape[1]):
@@ -146,7 +165,7 @@ def maps_of(study: Study, image: Tensor, blocks: List[int], heads: List[int]) ->
 
 
 @torch.no_grad()
-def correlations(study: Study, heads: List[int]) -> Dict[str, np.ndarray]:
+def correlations(study: Study, heads: list[int]) -> dict[str, np.ndarray]:
     """Means over the test set of correlations over patches, by block.
 
     Returns:
@@ -154,8 +173,8 @@ def correlations(study: Study, heads: List[int]) -> Dict[str, np.ndarray]:
         prompt's similarity with 1 − [cls] attention of the tuned model, and "shortness": with −‖patch‖, (L, V).
     """
     means = Means()
-    plain: Dict[int, Tensor] = {}
-    tokens: Dict[int, Tensor] = {}
+    plain: dict[int, Tensor] = {}
+    tokens: dict[int, Tensor] = {}
     columns = vision_columns(study.tuned)
 
     def see_plain(i: int, A: Tensor) -> None:
@@ -176,11 +195,16 @@ def correlations(study: Study, heads: List[int]) -> Dict[str, np.ndarray]:
             study.plain.image_features(image)
         with tapped(study.tuned.vision, Watch(attention=see_tuned, tokens=tokens.__setitem__)):
             study.tuned.image_features(image)
-    return {what: np.stack([means[what, i] for i in range(len(study.tuned.vision.blocks))])
-            for what in CURVES if (what, 0) in means.sums}
+    return {
+        what: np.stack([means[what, i] for i in range(len(study.tuned.vision.blocks))])
+        for what in CURVES
+        if (what, 0) in means.sums
+    }
 
 
-def map_figure(study: Study, images: Dict[int, Tensor], maps: Dict[int, Dict[str, np.ndarray]], blocks: List[int]) -> Figure:
+def map_figure(
+    study: Study, images: dict[int, Tensor], maps: dict[int, dict[str, np.ndarray]], blocks: list[int]
+) -> Figure:
     """For each angle the image and, right of it, its rows of maps over the blocks."""
     columns, each = 1 + len(blocks), 1 + len(next(iter(maps.values())))  # the last row of each angle is a gap
     rows = each * len(maps) - 1
@@ -189,7 +213,9 @@ def map_figure(study: Study, images: Dict[int, Tensor], maps: Dict[int, Dict[str
     ratios = [0.2 if r % each == each - 1 else 1 for r in range(rows)]
     height = cell * 1.06 * sum(ratios) + 0.2
     # Placed by hand: automatic layout takes long with so many axes.
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="none", height_ratios=ratios)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="none", height_ratios=ratios
+    )
     figure.subplots_adjust(0.4 / width, 0.05 / height, 0.995, 1 - 0.2 / height, wspace=0.06, hspace=0.11)
     for ax in axes.flat:
         ax.axis("off")
@@ -198,7 +224,9 @@ def map_figure(study: Study, images: Dict[int, Tensor], maps: Dict[int, Dict[str
         axes[a * each, 0].set_title(f"image, {angle}°", fontsize=7)
         for r, (title, values) in enumerate(heats.items()):
             row = axes[a * each + r]
-            row[0].text(-0.08, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=6.5)
+            row[0].text(
+                -0.08, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=6.5
+            )
             for ax, block, heat in zip(row[1:], blocks, values):
                 ax.imshow(heat, cmap="inferno", vmin=0, vmax=1)
                 if a == r == 0:

@@ -4,8 +4,10 @@ The paper has three hypotheses: prompts work through the attention among the inp
 needed (iii). Here the tuned model runs again with parts of what its inputs gather (see `decompose`), in one branch
 while the other is whole, and in both; b_O always stays. The accuracy of each is a causal test.
 """
+
 import argparse
-from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
+from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ class Given(NamedTuple):
 
 
 # What an input gathers in each variant, from the parts of the variant's own run and what it is given.
-VARIANTS: Dict[str, Callable[[Parts, Given], Tensor]] = {
+VARIANTS: dict[str, Callable[[Parts, Given], Tensor]] = {
     "full": lambda p, given: (1 - p.pi) * (p.a @ p.v) + p.u,
     "rescaled": lambda p, given: (1 - p.pi) * (p.a @ p.v),
     "bias only": lambda p, given: p.a @ p.v + p.u,
@@ -45,7 +47,7 @@ WHERE = ("image", "text", "both")
 class Variant(TakenApart):
     """Runs one of `VARIANTS`, given what `Given` says for every block; m is (L, D), heads side by side."""
 
-    def __init__(self, name: str, prompts_at: slice, m: Tensor, tuned: List[Tensor], plain: List[Tensor]) -> None:
+    def __init__(self, name: str, prompts_at: slice, m: Tensor, tuned: list[Tensor], plain: list[Tensor]) -> None:
         super().__init__(prompts_at)
         self.gathers = VARIANTS[name]
         self.m, self.tuned, self.plain = m, tuned, plain
@@ -62,7 +64,7 @@ def variant_features(branch: Branch, batch: Tensor, m: Tensor) -> Tensor:
     return torch.stack([branch.features(batch, Variant(name, at, m, tuned, plain)) for name in VARIANTS])
 
 
-def accuracies(model: TunedCLIP, m: Dict[str, Tensor], batches: Iterable[Tuple[Tensor, Tensor]]) -> Tuple[Tensor, int]:
+def accuracies(model: TunedCLIP, m: dict[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, int]:
     """Share of (image, label) batches that each variant gets right, (len(WHERE), len(VARIANTS)), and their number.
 
     Args:
@@ -80,7 +82,7 @@ def accuracies(model: TunedCLIP, m: Dict[str, Tensor], batches: Iterable[Tuple[T
 
 
 @torch.no_grad()
-def accuracies_of(models: Dict[str, TunedCLIP], batches: Iterable[Tuple[Tensor, Tensor]]) -> Dict[str, float]:
+def accuracies_of(models: dict[str, TunedCLIP], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Share of (image, label) batches that each model gets right, as it is."""
     right, count = dict.fromkeys(models, 0), 0
     for image, label in batches:
@@ -92,9 +94,9 @@ def accuracies_of(models: Dict[str, TunedCLIP], batches: Iterable[Tuple[Tensor, 
 
 def sampling_error(share: np.ndarray, count: int) -> np.ndarray:
     """Distance of the 95 % interval's lower and upper end from a share of `count` samples, (2, ...) (Wilson, 1927)."""
-    z2 = 1.96 ** 2
+    z2 = 1.96**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = (z2 * (share * (1 - share) / count + z2 / (4 * count ** 2))) ** 0.5 / (1 + z2 / count)
+    half = (z2 * (share * (1 - share) / count + z2 / (4 * count**2))) ** 0.5 / (1 + z2 / count)
     return np.maximum(np.stack([share - centre + half, centre + half - share]), 0)
 
 
@@ -132,8 +134,11 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     shares = shares.numpy()[[WHERE.index(where) for where in shown]]
 
     result.headlines += [(f"{name}: accuracy in %", 100 * share) for name, share in untouched.items()]
-    result.headlines += [(f"{variant}, {where} prompts: accuracy in %", 100 * float(share))
-                         for where, row in zip(shown, shares) for variant, share in zip(VARIANTS, row)]
+    result.headlines += [
+        (f"{variant}, {where} prompts: accuracy in %", 100 * float(share))
+        for where, row in zip(shown, shares)
+        for variant, share in zip(VARIANTS, row)
+    ]
     result.numbers.update(variants=np.array(list(VARIANTS)), where=np.array(shown))
     result.numbers.update(accuracy=shares, images=np.array(count))
     result.numbers.update({f"{name}_m": value.cpu().numpy() for name, value in m.items()})
@@ -141,12 +146,23 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     return result
 
 
-FORMULAS = dict(zip(VARIANTS, (
-    "(1−π) a v + u", "(1−π) a v", "a v + u", "a v + m", "a v", "a v, a of the full model", "a v + u, a of plain CLIP",
-)))
+FORMULAS = dict(
+    zip(
+        VARIANTS,
+        (
+            "(1−π) a v + u",
+            "(1−π) a v",
+            "a v + u",
+            "a v + m",
+            "a v",
+            "a v, a of the full model",
+            "a v + u, a of plain CLIP",
+        ),
+    )
+)
 
 
-def plot(shown: List[str], shares: np.ndarray, count: int, untouched: Dict[str, float], label: str) -> figures.Figure:
+def plot(shown: list[str], shares: np.ndarray, count: int, untouched: dict[str, float], label: str) -> figures.Figure:
     """One panel per branch or both: accuracy of each variant, with lines at the tuned model and zero-shot CLIP."""
     figure, axes = figures.subplots(1, len(shown), height=3.2, sharey=True, sharex=True)
     y = np.arange(len(VARIANTS))[::-1]
@@ -154,13 +170,25 @@ def plot(shown: List[str], shares: np.ndarray, count: int, untouched: Dict[str, 
     for ax, where, row in zip(axes[0], shown, shares):
         for index, (name, share) in enumerate(untouched.items()):
             look = figures.look(index)
-            ax.axvline(100 * share, color=look["color"], linestyle=look["linestyle"], linewidth=1,
-                       label=(name, f"{label}, untouched")[index])
+            ax.axvline(
+                100 * share,
+                color=look["color"],
+                linestyle=look["linestyle"],
+                linewidth=1,
+                label=(name, f"{label}, untouched")[index],
+            )
         error = 100 * sampling_error(row, count)
         ax.errorbar(100 * row, y, xerr=error, fmt="o", color="#333333", elinewidth=1, markersize=4)
         for at, share in zip(y, row):
-            ax.annotate(f"{100 * share:.1f}", (100 * share, at), xytext=(0, 5), textcoords="offset points", ha="center",
-                        fontsize=7, bbox=behind_number)
+            ax.annotate(
+                f"{100 * share:.1f}",
+                (100 * share, at),
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                bbox=behind_number,
+            )
         ax.set_title("both branches" if where == "both" else f"{where} branch")
         ax.set_xlabel("accuracy (%)")
     axes[0, 0].set_yticks(y, [f"{name}\n{FORMULAS[name]}" for name in VARIANTS], va="center")

@@ -7,8 +7,9 @@
 
 Outside the context the tower is as it was, and as fast. `vision_columns` and `text_columns` name the columns (and rows).
 """
+
 import contextlib
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,14 +28,14 @@ class Watch(Tap):
         attention, tokens: called with the block (from 0) and the tensor; what they do not keep is not kept.
     """
 
-    def __init__(self, attention: Optional[See] = None, tokens: Optional[See] = None) -> None:
+    def __init__(self, attention: See | None = None, tokens: See | None = None) -> None:
         self.see_attention, self.see_tokens = attention, tokens
 
     def tokens(self, i: int, x: Tensor) -> None:
         if self.see_tokens:
             self.see_tokens(i, x)
 
-    def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
+    def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         weights = self.weights(q, k, mask)
         if self.see_attention:
             self.see_attention(i, weights)
@@ -60,13 +61,18 @@ class Recording:
     """
 
     def __init__(self) -> None:
-        self.attention: Dict[int, Tensor] = {}
-        self.tokens: Dict[int, Tensor] = {}
+        self.attention: dict[int, Tensor] = {}
+        self.tokens: dict[int, Tensor] = {}
 
 
 @contextlib.contextmanager
-def recording(tower: Tower, blocks: Optional[Sequence[int]] = None, attention: bool = True, tokens: bool = False,
-              gradient: bool = False) -> Iterator[Recording]:
+def recording(
+    tower: Tower,
+    blocks: Sequence[int] | None = None,
+    attention: bool = True,
+    tokens: bool = False,
+    gradient: bool = False,
+) -> Iterator[Recording]:
     """Keep attention and inputs of `blocks` (from 0; default all) of the next pass through `tower`.
 
     Args:
@@ -89,7 +95,7 @@ def recording(tower: Tower, blocks: Optional[Sequence[int]] = None, attention: b
         yield seen
 
 
-def gradients(y: Tensor, *recordings: Recording) -> List[Dict[int, Tensor]]:
+def gradients(y: Tensor, *recordings: Recording) -> list[dict[int, Tensor]]:
     """∂y/∂A (B, H, N, N) by block, for each of the recordings (of one or both towers), in one backward pass.
 
     Args:
@@ -99,14 +105,14 @@ def gradients(y: Tensor, *recordings: Recording) -> List[Dict[int, Tensor]]:
     return [{i: next(found) for i in recording.attention} for recording in recordings]
 
 
-def vision_columns(model: TunedCLIP) -> Dict[str, slice]:
+def vision_columns(model: TunedCLIP) -> dict[str, slice]:
     """Columns (and rows) of attention in the vision branch: "cls", "patches" (M, row by row), "prompts" (V, maybe none)."""
     M = model.vision.patches
     at = model.learner.vision.prompts_at
     return {"cls": slice(0, 1), "patches": slice(1, 1 + M), "prompts": slice(1 + M, 1 + M + at.stop - at.start)}
 
 
-def text_columns(model: TunedCLIP, k: int) -> Dict[str, slice]:
+def text_columns(model: TunedCLIP, k: int) -> dict[str, slice]:
     """Columns (and rows) of attention in the text branch, for class k.
 
     "SOS", "prompts" (T, maybe none), "template" (its words before the class name that are no prompts), "class", "end" (the
@@ -119,8 +125,10 @@ def text_columns(model: TunedCLIP, k: int) -> Dict[str, slice]:
     at = model.learner.text.prompts_at
     eos = int(tokens.argmax())
     bounds = [0, 1, 1 + at.stop - at.start, 1 + before, eos - after, eos, eos + 1]
-    return {name: slice(a, b) for name, a, b in
-            zip(("SOS", "prompts", "template", "class", "end", "EOS"), bounds, bounds[1:])}
+    return {
+        name: slice(a, b)
+        for name, a, b in zip(("SOS", "prompts", "template", "class", "end", "EOS"), bounds, bounds[1:])
+    }
 
 
 def end_name(models: Iterable[TunedCLIP]) -> str:

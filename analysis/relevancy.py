@@ -1,5 +1,4 @@
 """Relevancy of image patches, text tokens and prompts for the alignment of image and text (section 3.2.2, eqs. 13-16)."""
-from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from trainers.tuning.tuned_clip import TunedCLIP
 from .recording import gradients, recording
 
 
-def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> Tuple[Tensor, Tensor]:
+def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> tuple[Tensor, Tensor]:
     """Relevancy of what an image and the text of its own class consist of, for y = τ cos(f, g), of a batch of pairs.
 
     R_0 = I; in each block Ā = mean over heads of (∂y/∂A ⊙ A)⁺ and R <- R + Ā R. One backward pass serves both branches and
@@ -45,7 +44,7 @@ def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int =
     return of_image, of_text * before_eos
 
 
-def head_means(attention: Dict[int, Tensor], gradient: Dict[int, Tensor], tuner: Tuner) -> List[Tensor]:
+def head_means(attention: dict[int, Tensor], gradient: dict[int, Tensor], tuner: Tuner) -> list[Tensor]:
     """Ā (eq. 14) of each block in order: (B, N, N) from attention and gradient (B, H, N, N)."""
     depth = len(getattr(tuner, "prompts", ()))
     maps = []
@@ -57,7 +56,7 @@ def head_means(attention: Dict[int, Tensor], gradient: Dict[int, Tensor], tuner:
     return maps
 
 
-def row_of_product(maps: List[Tensor], row: Tensor) -> Tensor:
+def row_of_product(maps: list[Tensor], row: Tensor) -> Tensor:
     """Row `row` (B,) of R = (I + Ā_L) ... (I + Ā_1) (eqs. 15 and 16) from the Ā (B, N, N) of blocks 1 to L: (B, N).
 
     Only this one row is asked for, so it is carried from the last block to the first, and R is never built.

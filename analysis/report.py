@@ -1,9 +1,9 @@
 """All figures on one page that needs nothing else: no network, no other file."""
+
 import argparse
 import base64
 import html
 import os
-from typing import List
 
 from trainers.tuning.errors import UserError
 from trainers.tuning.files import writing
@@ -51,30 +51,34 @@ def main(args: argparse.Namespace) -> None:
     print(f"written: {path}")
 
 
-def section(name: str, what: str, body: List[str]) -> str:
-    return "\n".join([f'<h2 id="{name}">{html.escape(name)}</h2>', f"<p><strong>{html.escape(what)}</strong></p>", *body])
+def section(name: str, what: str, body: list[str]) -> str:
+    return "\n".join(
+        [f'<h2 id="{name}">{html.escape(name)}</h2>', f"<p><strong>{html.escape(what)}</strong></p>", *body]
+    )
 
 
-def shown(result: figures.Result, folder: str) -> List[str]:
+def shown(result: figures.Result, folder: str) -> list[str]:
     """Figures (from the files in `folder`), how to read them, and numbers, as HTML."""
     images = []
     for stem in result.figures:
         with open(figures.file_path(folder, stem, "png"), "rb") as file:
             data = base64.b64encode(file.read()).decode()
         images.append(f'<img alt="{html.escape(stem)}" src="data:image/png;base64,{data}">')
-    rows = [f"<tr><td>{html.escape(what)}</td><td>{figures.readable(value)}</td></tr>" for what, value in result.headlines]
+    rows = [
+        f"<tr><td>{html.escape(what)}</td><td>{figures.readable(value)}</td></tr>" for what, value in result.headlines
+    ]
     table = ["<table><tr><th>what</th><th>value</th></tr>", *rows, "</table>"] if rows else []
     return [*images, f"<p>How to read it. {html.escape(result.how_to_read)}</p>", *table]
 
 
-def page(study, args: argparse.Namespace, sections: List[str]) -> str:
+def page(study, args: argparse.Namespace, sections: list[str]) -> str:
     """The whole page."""
     cfg = study.cfg
     about = {
         "tuned run": f"{args.model_dir} ({study.label})",
         "compared with": ", ".join(args.compare) or "nothing",
         "data set": f"{cfg.DATASET.NAME}, {len(study)} test images, {len(study.classnames)} classes, "
-                    f"{cfg.DATASET.NUM_SHOTS} shots",
+        f"{cfg.DATASET.NUM_SHOTS} shots",
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "text of zero-shot CLIP": study.plain.template,
         "text of the tuned run": study.tuned.template,
@@ -82,8 +86,17 @@ def page(study, args: argparse.Namespace, sections: List[str]) -> str:
     rows = [f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in about.items()]
     links = [f'<a href="#{name}">{name}</a>' for name in FIGURES]
     title = f"What tuning did to CLIP: {html.escape(study.label)} on {html.escape(cfg.DATASET.NAME)}"
-    return "\n".join([
-        "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">',
-        f"<title>{title}</title><style>{STYLE}</style></head>", f"<body><h1>{title}</h1>",
-        "<table>", *rows, "</table>", "<p>" + " · ".join(links) + "</p>", *sections, "</body></html>\n",
-    ])
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            f"<title>{title}</title><style>{STYLE}</style></head>",
+            f"<body><h1>{title}</h1>",
+            "<table>",
+            *rows,
+            "</table>",
+            "<p>" + " · ".join(links) + "</p>",
+            *sections,
+            "</body></html>\n",
+        ]
+    )

@@ -1,9 +1,10 @@
 """The runs that an analysis looks at: loaded from their folders, in float32, next to plain CLIP."""
+
 import contextlib
 import io
 import os
 from itertools import zip_longest
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import promptbias  # noqa: F401 (provides Dassl and the trainers)
@@ -53,8 +54,15 @@ class Study:
             without {}.
     """
 
-    def __init__(self, model_dir: str, compare: Sequence[str] = (), template: str = GENERIC,
-                 samples: Optional[int] = None, batch_size: int = 32, root: str = "") -> None:
+    def __init__(
+        self,
+        model_dir: str,
+        compare: Sequence[str] = (),
+        template: str = GENERIC,
+        samples: int | None = None,
+        batch_size: int = 32,
+        root: str = "",
+    ) -> None:
         datasets.register_all()
         if batch_size < 1:
             raise UserError(f"--batch-size is {batch_size}, but has to be at least 1")
@@ -65,7 +73,7 @@ class Study:
         self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset
         self._transform = trainer.test_loader.dataset.transform
         self.device = trainer.device
-        self.classnames: List[str] = self._data.classnames
+        self.classnames: list[str] = self._data.classnames
         self.plain = self.plain_clip(template)
         tuned = {os.path.abspath(model_dir): self.tuned}
         for folder in compare:
@@ -79,10 +87,12 @@ class Study:
                 if ours != theirs:
                     raise UserError(f"{folder} cannot be compared with {model_dir}: its {what} is {theirs}, not {ours}")
             if self.classnames != other.dm.dataset.classnames:
-                raise UserError(f"{folder} cannot be compared with {model_dir}: "
-                                + first_difference(self.classnames, other.dm.dataset.classnames))
+                raise UserError(
+                    f"{folder} cannot be compared with {model_dir}: "
+                    + first_difference(self.classnames, other.dm.dataset.classnames)
+                )
             tuned[os.path.abspath(folder)] = other.model
-        self.models: Dict[str, TunedCLIP] = {ZERO_SHOT: self.plain, **labelled(tuned)}
+        self.models: dict[str, TunedCLIP] = {ZERO_SHOT: self.plain, **labelled(tuned)}
         self._test = spread(self._data.test, samples)
 
     @property
@@ -104,15 +114,17 @@ class Study:
         for label, model in self.models.items():
             if not isinstance(model.learner.text, DeepPrompts) and model.template != self.plain.template:
                 option = "dataset" if model.template == template_of(self.cfg) else f'"{model.template}"'
-                sentences.append(f' The text of “{label}” is “{model.template}”, that of {ZERO_SHOT} “{self.plain.template}”: '
-                                 f"the two differ by these words too, and `--template {option}` compares like with like.")
+                sentences.append(
+                    f" The text of “{label}” is “{model.template}”, that of {ZERO_SHOT} “{self.plain.template}”: "
+                    f"the two differ by these words too, and `--template {option}` compares like with like."
+                )
         return "".join(sentences)
 
     def __len__(self) -> int:
         """Test images that `batches` goes through."""
         return len(self._test)
 
-    def batches(self, what: str = "", split: str = "test") -> Iterator[Tuple[Tensor, Tensor]]:
+    def batches(self, what: str = "", split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, S, S), as in testing, and labels (B,), with a progress bar.
 
         Args:
@@ -120,14 +132,15 @@ class Study:
             split: "test", or "train" for the few-shot images that the tuned run learned from, without augmentation.
         """
         source = self._test if split == "test" else self._data.train_x
-        loader = build_data_loader(self.cfg, "SequentialSampler", source, self.batch_size,
-                                   tfm=self._transform, is_train=False)
+        loader = build_data_loader(
+            self.cfg, "SequentialSampler", source, self.batch_size, tfm=self._transform, is_train=False
+        )
         with tqdm(total=len(source), desc=what, unit="image", leave=False, disable=None) as bar:
             for batch in loader:
                 yield batch["img"].to(self.device), batch["label"].to(self.device)
                 bar.update(len(batch["label"]))
 
-    def image(self, index: int) -> Tuple[Tensor, int]:
+    def image(self, index: int) -> tuple[Tensor, int]:
         """Test image `index` (1, 3, S, S), as `batches` gives it, and its class.
 
         Raises:
@@ -154,8 +167,10 @@ def load_run(folder: str, root: str = "") -> TrainerX:
     """
     written = run_files.read_config(folder)
     if not os.path.exists(os.path.join(folder, run_files.RESULTS)):
-        raise UserError(f"the run in {folder} is not finished ({run_files.RESULTS} is missing); "
-                        "the command that began it goes on with it")
+        raise UserError(
+            f"the run in {folder} is not finished ({run_files.RESULTS} is missing); "
+            "the command that began it goes on with it"
+        )
     cfg = get_cfg_default()
     try:
         cfg.merge_from_other_cfg(written)
@@ -165,8 +180,10 @@ def load_run(folder: str, root: str = "") -> TrainerX:
     known = cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if known else None
     if not hasattr(trainer_class, "custom_clip"):
-        raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be analysed; '
-                        "IVLP, BiasTuning and ZeroshotCLIP can")
+        raise UserError(
+            f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be analysed; '
+            "IVLP, BiasTuning and ZeroshotCLIP can"
+        )
     cfg.TRAINER[trainer_class.node].PREC = "fp32"
     cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
     if root:
@@ -181,7 +198,7 @@ def load_run(folder: str, root: str = "") -> TrainerX:
     return trainer
 
 
-def spread(items: Sequence, count: Optional[int]) -> List:
+def spread(items: Sequence, count: int | None) -> list:
     """`count` of the items at even distances, so that a test set sorted by class keeps all its classes.
 
     Raises:
@@ -208,7 +225,7 @@ def describe(model: TunedCLIP) -> str:
     return f"shallow prompts {V}+{T}" if depths == (1, 1) else f"prompts {V}+{T}, depth {depths[0]}+{depths[1]}"
 
 
-def labelled(models: Dict[str, TunedCLIP]) -> Dict[str, TunedCLIP]:
+def labelled(models: dict[str, TunedCLIP]) -> dict[str, TunedCLIP]:
     """folder -> model becomes label -> model; where descriptions clash, with what tells their folders apart."""
     described = {folder: describe(model) for folder, model in models.items()}
     labels = {}
@@ -226,7 +243,7 @@ def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return f'it has {len(theirs)} classes, not these {len(ours)}: class {at} is "{other}", not "{own}"'
 
 
-def choose_blocks(tower: Tower, blocks: Optional[Sequence[int]]) -> List[int]:
+def choose_blocks(tower: Tower, blocks: Sequence[int] | None) -> list[int]:
     """Block numbers counted from 1, as users give them, to indices; all where none are given.
 
     Raises:
@@ -235,7 +252,7 @@ def choose_blocks(tower: Tower, blocks: Optional[Sequence[int]]) -> List[int]:
     return _choose("block", blocks, len(tower.blocks))
 
 
-def choose_heads(tower: Tower, heads: Optional[Sequence[int]]) -> List[int]:
+def choose_heads(tower: Tower, heads: Sequence[int] | None) -> list[int]:
     """Head numbers counted from 1 to indices; all where none are given.
 
     Raises:
@@ -244,7 +261,7 @@ def choose_heads(tower: Tower, heads: Optional[Sequence[int]]) -> List[int]:
     return _choose("head", heads, tower.heads)
 
 
-def _choose(what: str, numbers: Optional[Sequence[int]], count: int) -> List[int]:
+def _choose(what: str, numbers: Sequence[int] | None, count: int) -> list[int]:
     for number in numbers or ():
         if not 1 <= number <= count:
             raise UserError(f"there is no {what} {number}: {what}s are numbered from 1 to {count}")

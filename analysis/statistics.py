@@ -1,5 +1,6 @@
 """Means over a test set that never hold more than one batch."""
-from typing import Callable, Dict, Hashable, List
+
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ class Means:
     """
 
     def __init__(self) -> None:
-        self.sums: Dict[Name, np.ndarray] = {}
-        self.counts: Dict[Name, int] = {}
+        self.sums: dict[Name, np.ndarray] = {}
+        self.counts: dict[Name, int] = {}
 
     def add(self, name: Name, values: Tensor) -> None:
         """Values (B, ...) of B samples."""
@@ -39,8 +40,8 @@ class Means:
 
 
 def attention_means(
-    study: Study, model: TunedCLIP, measures: Dict[Name, Callable[[Tensor], Tensor]]
-) -> Dict[Name, np.ndarray]:
+    study: Study, model: TunedCLIP, measures: dict[Name, Callable[[Tensor], Tensor]]
+) -> dict[Name, np.ndarray]:
     """Means over the test set of what each measure makes of the attention of the image branch.
 
     Args:
@@ -73,7 +74,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     return correlation(*(torch.from_numpy(rankdata(x.cpu().numpy(), axis=-1)) for x in (a, b)))
 
 
-def groups(columns: List[Dict[str, slice]], length: int) -> Dict[str, Tensor]:
+def groups(columns: list[dict[str, slice]], length: int) -> dict[str, Tensor]:
     """Named column ranges of B samples as masks: name -> (B, length), 1 in the range."""
     masks = {name: torch.zeros(len(columns), length) for name in columns[0]}
     for b, ranges in enumerate(columns):

@@ -4,9 +4,10 @@ If prompts worked as a bias, their mean contribution could stand in their place:
 added to `attn.out_proj.bias` of block l of the plain CLIP. The result is a stock CLIP without prompts; how much of
 the gain is left? In the text branch SOS gets the bias too, though prompts, which come after it, give it nothing.
 """
+
 import argparse
 import copy
-from typing import Dict, Iterable, Tuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ FOLDED = {"neither branch": (0, 0), "image branch": (1, 0), "text branch": (0, 1
 
 
 @torch.no_grad()
-def with_biases(clip_model: nn.Module, m: Dict[str, Tensor]) -> nn.Module:
+def with_biases(clip_model: nn.Module, m: dict[str, Tensor]) -> nn.Module:
     """A copy of a stock CLIP with m (L, D) of "image" and "text" added to the output biases of its attention."""
     stock = copy.deepcopy(clip_model)
     for branch, transformer in (("image", stock.visual.transformer), ("text", stock.transformer)):
@@ -38,8 +39,8 @@ def with_biases(clip_model: nn.Module, m: Dict[str, Tensor]) -> nn.Module:
 
 @torch.no_grad()
 def accuracies(
-    clip_model: nn.Module, m: Dict[str, Tensor], tokens: Tensor, batches: Iterable[Tuple[Tensor, Tensor]]
-) -> Tuple[Dict[str, float], int]:
+    clip_model: nn.Module, m: dict[str, Tensor], tokens: Tensor, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[dict[str, float], int]:
     """Share of (image, label) batches that stock CLIPs get right, with the biases in neither, either or both branches.
 
     Args:
@@ -94,7 +95,7 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     return result
 
 
-def plot(study: Study, shares: Dict[str, float], count: int, template: str) -> figures.Figure:
+def plot(study: Study, shares: dict[str, float], count: int, template: str) -> figures.Figure:
     """Accuracies of the stock CLIPs with biases, then of tuned runs in their own colours."""
     labels = list(study.models)
     figure, axes = figures.subplots(height=0.6 + 0.28 * len(shares))
@@ -103,8 +104,9 @@ def plot(study: Study, shares: Dict[str, float], count: int, template: str) -> f
         style, percent = figures.look(labels.index(name) if name in labels else 0), 100 * share
         error = 100 * sampling_error(np.array([share]), count)
         ax.errorbar([percent], [-at], xerr=error, fmt=style["marker"], color=style["color"], elinewidth=1, markersize=5)
-        ax.annotate(f"{percent:.1f}", (percent, -at), xytext=(0, 4), textcoords="offset points", ha="center",
-                    fontsize=7)
+        ax.annotate(
+            f"{percent:.1f}", (percent, -at), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=7
+        )
     ax.set_yticks([-at for at in range(len(shares))], list(shares))
     ax.set_ylim(0.4 - len(shares), 0.7)
     ax.set_xlabel("accuracy (%)")

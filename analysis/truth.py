@@ -7,9 +7,10 @@ and, as a simple rival, the attention of [cls] in the last block, mean over head
 is told the answer, which attention is not: to keep what speaks for the right class can even raise the accuracy. So
 relevancy of the class that the model itself predicts is a map of its own.
 """
+
 import argparse
 import copy
-from typing import Dict, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -67,10 +68,10 @@ def raw_attention(branch: ImageBranch, image: Tensor) -> Tensor:
     """Head-mean attention of [cls] to the patches in the last block, (B, M)."""
     tap = LastAttention()
     branch.features(image, tap)
-    return tap.attention[:, 1:1 + branch.tower.patches]
+    return tap.attention[:, 1 : 1 + branch.tower.patches]
 
 
-def orders(maps: Dict[str, Tensor], by_chance: Tensor) -> Dict[Tuple[str, str], Tensor]:
+def orders(maps: dict[str, Tensor], by_chance: Tensor) -> dict[tuple[str, str], Tensor]:
     """Orders of removal (B, M) for maps (B, M): (name, "most") and (name, "least") relevant first; and by chance."""
     ordered = {("chance", ""): by_chance}
     for name, values in maps.items():
@@ -92,7 +93,7 @@ def hits_without(
     branch, patches = ImageBranch(model), order.shape[1]
     hits = []
     for fraction in fractions:
-        stay = 1 + order[:, round(fraction * patches):]
+        stay = 1 + order[:, round(fraction * patches) :]
         rows = torch.cat([torch.zeros_like(order[:, :1]), stay], 1)
         features = branch.features(image, tuner=Without(branch.tuner, rows, patches))
         hits.append(((features @ texts.T).argmax(-1) == label).sum())
@@ -105,7 +106,7 @@ def area(curve: Sequence[float]) -> float:
     return sum(step * (a + b) / 2 for step, a, b in zip(steps, curve, curve[1:]))
 
 
-def maps_of(model: TunedCLIP, image: Tensor, label: Tensor) -> Dict[str, Tensor]:
+def maps_of(model: TunedCLIP, image: Tensor, label: Tensor) -> dict[str, Tensor]:
     """MAPS of a batch, (B, M) each."""
     branch, patches = ImageBranch(model), model.vision.patches
     with torch.no_grad():
@@ -117,11 +118,11 @@ def maps_of(model: TunedCLIP, image: Tensor, label: Tensor) -> Dict[str, Tensor]
     }
 
 
-def curves(study: Study, seed: int = 0) -> Dict[str, Dict[Tuple[str, str], np.ndarray]]:
+def curves(study: Study, seed: int = 0) -> dict[str, dict[tuple[str, str], np.ndarray]]:
     """Accuracy in % at FRACTIONS of the patches removed: model -> (map, "most" or "least"), ("chance", "") -> (F,)."""
     chance = torch.Generator().manual_seed(seed)
     texts = {name: model.text_features() for name, model in study.models.items()}
-    hits: Dict[str, Dict[Tuple[str, str], Tensor]] = {name: {} for name in study.models}
+    hits: dict[str, dict[tuple[str, str], Tensor]] = {name: {} for name in study.models}
     for image, label in study.batches("truth"):
         drawn = by_chance(image, study.plain.vision.patches, chance)  # the same for all models
         for name, model in study.models.items():
@@ -165,7 +166,7 @@ def run(study: Study, args: argparse.Namespace) -> figures.Result:
     return result
 
 
-def plot(measured: Dict[str, Dict[Tuple[str, str], np.ndarray]]) -> figures.Figure:
+def plot(measured: dict[str, dict[tuple[str, str], np.ndarray]]) -> figures.Figure:
     """A row per model, a column per map."""
     figure, axes = figures.subplots(len(measured), len(MAPS), height=1.9, sharex=True, sharey=True)
     x = [100 * fraction for fraction in FRACTIONS]

@@ -3,11 +3,12 @@
 Usual: float32, all 77 text positions of every class, text encoded in every training step and for every test batch, stock
 CLIP blocks. ViT-B/16 with random weights. The sides take turns, each in a process of its own; figures are medians.
 """
+
 import argparse
 import json
 import platform
 import statistics
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -30,10 +31,13 @@ QUICK = [
 ]
 
 
-def cases(largest: int) -> List[Case]:
+def cases(largest: int) -> list[Case]:
     """All rows; `largest` is the number of classes for which the usual step still fits into memory."""
-    rows = [Case("train", method, classes, batch, batch)
-            for classes, batch in ((10, 32), (100, 4), (largest, 4)) for method in ("BiasTuning", "IVLP")]
+    rows = [
+        Case("train", method, classes, batch, batch)
+        for classes, batch in ((10, 32), (100, 4), (largest, 4))
+        for method in ("BiasTuning", "IVLP")
+    ]
     rows += [Case("evaluate", "BiasTuning", classes, 300, 100) for classes in (10, LARGEST)]
     return rows + [Case("relevancy", "ZeroshotCLIP", 10, 32, 32)]
 
@@ -44,12 +48,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: its own choice)")
     parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of our side, beside float32")
-    parser.add_argument("--seconds", type=float, help="time for the repetitions of one row (default: 90; 12 of quick ones)")
+    parser.add_argument(
+        "--seconds", type=float, help="time for the repetitions of one row (default: 90; 12 of quick ones)"
+    )
     parser.add_argument("--only", default="", help="only rows whose name has these words")
     parser.add_argument("--json", default="", metavar="FILE", help="also write all figures, every repetition included")
-    parser.add_argument("--scaling", default="", metavar="DIR", help="instead: time and memory of our side over classes "
-                        "(10 to 20,000), batch and images, as a figure with its numbers")
-    parser.add_argument("--profile", action="store_true", help="instead: where the time of a training step goes, on both sides")
+    parser.add_argument(
+        "--scaling",
+        default="",
+        metavar="DIR",
+        help="instead: time and memory of our side over classes "
+        "(10 to 20,000), batch and images, as a figure with its numbers",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="instead: where the time of a training step goes, on both sides"
+    )
     return parser.parse_args()
 
 
@@ -63,12 +76,14 @@ def most_classes(device: str) -> int:
     return max(10, min(LARGEST, int((0.8 * free - 3e9) / USUAL_BYTES_PER_CLASS) // 10 * 10))
 
 
-def measure(case: Case, precision: str, args: argparse.Namespace) -> Dict[str, Any]:
+def measure(case: Case, precision: str, args: argparse.Namespace) -> dict[str, Any]:
     """One row: the usual side, ours, ours in float32, and the machine's matrix products, in turn."""
     names = ["usual", precision] if case.task == "relevancy" else dict.fromkeys(["usual", precision, "fp32"])
     sides = {name: Side(case, name, args.device, args.threads) for name in names}
-    peaks = {name: Side(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
-             for name in dict.fromkeys([precision, "fp32"])}
+    peaks = {
+        name: Side(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
+        for name in dict.fromkeys([precision, "fp32"])
+    }
     in_turn([*sides.values(), *peaks.values()], args.seconds, turns=1 if args.quick else 2)
     with sides[precision] as side:
         operations = side.ask("count")  # the same in every precision
@@ -87,17 +102,32 @@ def measure(case: Case, precision: str, args: argparse.Namespace) -> Dict[str, A
     return row
 
 
-def line(row: Dict[str, Any], precision: str) -> List[str]:
+def line(row: dict[str, Any], precision: str) -> list[str]:
     usual, ours, exact = (row["sides"].get(name) for name in ("usual", precision, "fp32"))
-    share = f'{ours["share_of_peak"]:.0%}' if ours.get("operations") else ""
-    return [row["row"], f'{usual["median"]:.2f} s', f'{ours["median"]:.2f} s', f'{ours["times_faster"]:.1f}',
-            f'{exact["times_faster"]:.1f}' if exact else "", share,
-            f'{usual["peak_bytes"] / 2**30:.1f}', f'{ours["peak_bytes"] / 2**30:.1f}']
+    share = f"{ours['share_of_peak']:.0%}" if ours.get("operations") else ""
+    return [
+        row["row"],
+        f"{usual['median']:.2f} s",
+        f"{ours['median']:.2f} s",
+        f"{ours['times_faster']:.1f}",
+        f"{exact['times_faster']:.1f}" if exact else "",
+        share,
+        f"{usual['peak_bytes'] / 2**30:.1f}",
+        f"{ours['peak_bytes'] / 2**30:.1f}",
+    ]
 
 
-def show(rows: List[Dict[str, Any]], precision: str) -> str:
-    headers = ["what", "usual", f"ours, {precision}", "times faster", "times faster, fp32", "share of peak",
-               "usual, GiB", "ours, GiB"]
+def show(rows: list[dict[str, Any]], precision: str) -> str:
+    headers = [
+        "what",
+        "usual",
+        f"ours, {precision}",
+        "times faster",
+        "times faster, fp32",
+        "share of peak",
+        "usual, GiB",
+        "ours, GiB",
+    ]
     return tabulate([line(row, precision) for row in rows], headers, tablefmt="github", disable_numparse=True)
 
 
@@ -109,7 +139,7 @@ def machine(device: str) -> str:
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
 
-def main() -> Optional[int]:
+def main() -> int | None:
     args = parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda, but torch sees no GPU here; leave the flag out to measure the CPU")
@@ -142,18 +172,29 @@ def main() -> Optional[int]:
     return status
 
 
-def report(rows: List[Dict[str, Any]], precision: str, args: argparse.Namespace) -> None:
+def report(rows: list[dict[str, Any]], precision: str, args: argparse.Namespace) -> None:
     """Print the table and what goes with it, and write it all to `--json`."""
     sizes = file_sizes()
-    per_second = {name: statistics.median(row["peaks_per_second"][name] for row in rows) for name in (precision, "fp32")}
+    per_second = {
+        name: statistics.median(row["peaks_per_second"][name] for row in rows) for name in (precision, "fp32")
+    }
     print(f"\n{show(rows, precision)}\n")
-    print(f"Fastest matrix product of this machine: {per_second[precision] / 1e9:.0f} GFLOP/s in {precision}, "
-          f'{per_second["fp32"] / 1e9:.0f} in fp32')
-    print(f'Checkpoint of BiasTuning: {sizes["ours"] / 1000:.1f} KB; whole CLIP in half precision: '
-          f'{sizes["usual"] / 1e6:.0f} MB')
+    print(
+        f"Fastest matrix product of this machine: {per_second[precision] / 1e9:.0f} GFLOP/s in {precision}, "
+        f"{per_second['fp32'] / 1e9:.0f} in fp32"
+    )
+    print(
+        f"Checkpoint of BiasTuning: {sizes['ours'] / 1000:.1f} KB; whole CLIP in half precision: "
+        f"{sizes['usual'] / 1e6:.0f} MB"
+    )
     if args.json:
-        about = {"machine": machine(args.device), "torch": torch.__version__, "precision": precision,
-                 "peaks_per_second": per_second, "checkpoint_bytes": sizes}
+        about = {
+            "machine": machine(args.device),
+            "torch": torch.__version__,
+            "precision": precision,
+            "peaks_per_second": per_second,
+            "checkpoint_bytes": sizes,
+        }
         with writing(args.json) as file:
             json.dump({**about, "rows": rows}, file, indent=1)
 

@@ -1,8 +1,10 @@
 """What is measured: each case as one function to call again and again, on the usual side and on ours."""
+
 import io
 import os
 import tempfile
-from typing import Callable, Dict, NamedTuple
+from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +18,24 @@ from trainers.tuning.clip_models import import_clip
 
 from .usual import UsualBiasTuning, UsualCLIP, UsualIVLP, usual_relevancy
 
-VIT_B16 = dict(embed_dim=512, image_resolution=224, vision_layers=12, vision_width=768, vision_patch_size=16,
-               context_length=77, vocab_size=49408, transformer_width=512, transformer_heads=8, transformer_layers=12)
+VIT_B16 = dict(
+    embed_dim=512,
+    image_resolution=224,
+    vision_layers=12,
+    vision_width=768,
+    vision_patch_size=16,
+    context_length=77,
+    vocab_size=49408,
+    transformer_width=512,
+    transformer_heads=8,
+    transformer_layers=12,
+)
 TEMPLATE = "a photo of a {}."
-METHODS = {"BiasTuning": (bias_tuning, UsualBiasTuning), "IVLP": (ivlp, UsualIVLP), "ZeroshotCLIP": (zeroshot, UsualCLIP)}
+METHODS = {
+    "BiasTuning": (bias_tuning, UsualBiasTuning),
+    "IVLP": (ivlp, UsualIVLP),
+    "ZeroshotCLIP": (zeroshot, UsualCLIP),
+}
 LR = 0.0025
 
 
@@ -46,7 +62,7 @@ class Case(NamedTuple):
         return f"relevancy of both towers, all blocks, {self.images} pairs"
 
 
-def random_clip(shape: Dict[str, int] = VIT_B16):
+def random_clip(shape: dict[str, int] = VIT_B16):
     """A stock CLIP with random weights, the same each time."""
     torch.manual_seed(0)
     return import_clip()[1].CLIP(**shape).float().eval()
@@ -84,7 +100,7 @@ def images_and_labels(case: Case, size: int, device: str):
     return images.to(device), torch.arange(case.images, device=device) % case.classes
 
 
-def prepare(case: Case, side: str, device: str, shape: Dict[str, int] = VIT_B16) -> Callable[[], Tensor]:
+def prepare(case: Case, side: str, device: str, shape: dict[str, int] = VIT_B16) -> Callable[[], Tensor]:
     """Build one side of a case.
 
     Args:
@@ -129,7 +145,7 @@ def prepare(case: Case, side: str, device: str, shape: Dict[str, int] = VIT_B16)
     return train
 
 
-def file_sizes(shape: Dict[str, int] = VIT_B16) -> Dict[str, int]:
+def file_sizes(shape: dict[str, int] = VIT_B16) -> dict[str, int]:
     """Bytes of a checkpoint: the whole CLIP as the usual code saves it, and what BiasTuning learned."""
     case, clip_model = Case("train", "BiasTuning", 10, 1, 1), random_clip(shape)
     whole = io.BytesIO()

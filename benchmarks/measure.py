@@ -1,4 +1,5 @@
 """Measuring sides in turn, each in a process of its own, so that each has its own peak memory."""
+
 import math
 import os
 import resource
@@ -6,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -36,15 +38,16 @@ class Side:
         memory: peak so far, bytes.
     """
 
-    def __init__(self, case: Optional[Case], name: str, device: str, threads: int = 0) -> None:
+    def __init__(self, case: Case | None, name: str, device: str, threads: int = 0) -> None:
         self.words = [sys.executable, "-m", "benchmarks.measure", name, device, str(threads), *map(str, case or ())]
-        self.seconds: List[float] = []
+        self.seconds: list[float] = []
         self.memory = 0.0
 
     def __enter__(self) -> "Side":
         # in a session of its own, so that an interruption reaches only the one that waits for it
         self.process = subprocess.Popen(
-            self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -55,8 +58,10 @@ class Side:
         print(what, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise UserError(f"a measuring process died with exit status {self.process.wait()}; if memory was short (-9), "
-                            "choose smaller rows with --quick or --only")
+            raise UserError(
+                f"a measuring process died with exit status {self.process.wait()}; if memory was short (-9), "
+                "choose smaller rows with --quick or --only"
+            )
         return float(answer)
 
     def run(self) -> None:
@@ -113,7 +118,9 @@ def operations(work) -> float:
         from torch.utils.flop_counter import FlopCounterMode
     except ImportError:
         return 0.0
-    ours = {} if frozen.laid_out is None else {frozen.multiply: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]}
+    ours = (
+        {} if frozen.laid_out is None else {frozen.multiply: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]}
+    )
     with FlopCounterMode(display=False, custom_mapping=ours) as counter:
         work()
     return float(counter.get_total_flops())

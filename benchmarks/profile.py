@@ -1,6 +1,6 @@
 """Where the time of a training step goes, on the usual side and on ours."""
+
 from collections import Counter
-from typing import Dict
 
 from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
@@ -11,7 +11,7 @@ from .cases import VIT_B16, Case, prepare
 from .measure import fastest_product, operations
 
 # kind -> torch's operators, by the beginnings of their names; the first that fits counts
-KINDS: Dict[str, tuple] = {
+KINDS: dict[str, tuple] = {
     "attention": ("aten::bmm", "aten::_softmax", "aten::_scaled", "aten::baddbmm"),
     "products with weights": ("aten::mm", "aten::addmm", "mkldnn::", "aten::mkldnn", "aten::convolution"),
     "layer norms": ("aten::native_layer_norm",),
@@ -20,7 +20,7 @@ KINDS: Dict[str, tuple] = {
 }
 
 
-def seconds_by_kind(case: Case, side: str, device: str, shape: Dict[str, int] = VIT_B16) -> Dict[str, float]:
+def seconds_by_kind(case: Case, side: str, device: str, shape: dict[str, int] = VIT_B16) -> dict[str, float]:
     """Seconds of the second step, on the device, by the kinds of KINDS."""
     step = prepare(case, side, device, shape)
     step()
@@ -39,11 +39,21 @@ def show(case: Case, device: str) -> None:
     """Print the table, and the least time that the arithmetic alone needs."""
     precision = resolve_precision("auto", device)
     usual, ours = (seconds_by_kind(case, side, device) for side in ("usual", precision))
-    rows = [[kind, f"{usual[kind]:.2f} s", f"{usual[kind] / sum(usual.values()):.0%}",
-             f"{ours[kind]:.2f} s", f"{ours[kind] / sum(ours.values()):.0%}"] for kind in KINDS]
+    rows = [
+        [
+            kind,
+            f"{usual[kind]:.2f} s",
+            f"{usual[kind] / sum(usual.values()):.0%}",
+            f"{ours[kind]:.2f} s",
+            f"{ours[kind] / sum(ours.values()):.0%}",
+        ]
+        for kind in KINDS
+    ]
     rows.append(["all", f"{sum(usual.values()):.2f} s", "", f"{sum(ours.values()):.2f} s", ""])
     print(f"{case}\n")
     print(tabulate(rows, ["", "usual", "", f"ours, {precision}", ""], tablefmt="github", disable_numparse=True))
     count = operations(prepare(case, precision, device))
     floor = count * fastest_product(DTYPES[precision], device)
-    print(f"\nOur matrix products are {count / 1e12:.2f}e12 operations: {floor:.2f} s at the machine's fastest product.")
+    print(
+        f"\nOur matrix products are {count / 1e12:.2f}e12 operations: {floor:.2f} s at the machine's fastest product."
+    )

@@ -1,6 +1,6 @@
 """How our time and memory grow with classes, batch and number of images, and that they do not grow with steps."""
+
 from statistics import median
-from typing import Dict, List
 
 import numpy as np
 
@@ -14,15 +14,18 @@ STEPS = 30
 SMALL = 1000  # the most classes, and the most images, of a quick measurement
 
 # over what -> x -> what is done
-CASES: Dict[str, Dict[int, Case]] = {
-    "classes (training step, 4 images)": {k: Case("train", "BiasTuning", k, 4, 4) for k in (10, 100, 1000, 5000, 20000)},
+CASES: dict[str, dict[int, Case]] = {
+    "classes (training step, 4 images)": {
+        k: Case("train", "BiasTuning", k, 4, 4) for k in (10, 100, 1000, 5000, 20000)
+    },
     "images in a batch (training step, 10 classes)": {b: Case("train", "BiasTuning", 10, b, b) for b in (1, 4, 16, 64)},
     "images (evaluation, 10 classes, batches of 50)": {
-        n: Case("evaluate", "BiasTuning", 10, n, 50) for n in (50, 100, 200, 400)},
+        n: Case("evaluate", "BiasTuning", 10, n, 50) for n in (50, 100, 200, 400)
+    },
 }
 
 
-def measure(case: Case, precision: str, device: str, threads: int, runs: int) -> Dict[str, List[float]]:
+def measure(case: Case, precision: str, device: str, threads: int, runs: int) -> dict[str, list[float]]:
     """Seconds of each run after the first (of the first, where it took a minute), and the peak memory in GiB after the first
     run and after the last."""
     with Side(case, precision, device, threads) as side:
@@ -37,7 +40,7 @@ def draw(folder: str, device: str, threads: int, quick: bool) -> None:
     """Measure, print, and draw."""
     precision = resolve_precision("auto", device)
     figure, axes = figures.subplots(2, len(CASES), sharex="col")
-    numbers: Dict[str, np.ndarray] = {}
+    numbers: dict[str, np.ndarray] = {}
     for column, (over, cases) in zip(axes.T, CASES.items()):
         points = []
         for x, case in cases.items():
@@ -50,7 +53,9 @@ def draw(folder: str, device: str, threads: int, quick: bool) -> None:
         for axis, values, label in zip(column, numbers[over].T[1:], ("time (s)", "peak memory (GiB)")):
             axis.plot(numbers[over][:, 0], values, **figures.look(0))
             axis.set(xscale="log", ylabel=label)
-            axis.set_xticks(numbers[over][:, 0], [f"{x / 1000:g}k" if x >= 1000 else f"{x:g}" for x in numbers[over][:, 0]])
+            axis.set_xticks(
+                numbers[over][:, 0], [f"{x / 1000:g}k" if x >= 1000 else f"{x:g}" for x in numbers[over][:, 0]]
+            )
             axis.minorticks_off()
         what, _, how = over.partition(" (")
         column[0].set(yscale="log", title=how.rstrip(")").replace(", batches", ",\nbatches"))

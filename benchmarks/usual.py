@@ -2,7 +2,8 @@
 
 The stock CLIP's own blocks do the work. It is what the ratios refer to, and what the tests compare with.
 """
-from typing import Sequence, Tuple
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -91,10 +92,10 @@ class UsualIVLP(UsualCLIP):
 
     def put_text(self, i: int, x: Tensor) -> Tensor:
         n = self.text.shape[1]
-        return torch.cat([x[:1], self.text[i][:, None].expand(-1, x.shape[1], -1), x[1 + n:]])
+        return torch.cat([x[:1], self.text[i][:, None].expand(-1, x.shape[1], -1), x[1 + n :]])
 
 
-def usual_relevancy(clip_model: nn.Module, image: Tensor, tokens: Tensor) -> Tuple[Tensor, Tensor]:
+def usual_relevancy(clip_model: nn.Module, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Relevancy of plain CLIP, one pair at a time and with one backward pass per block.
 
     Args:
@@ -118,13 +119,13 @@ def usual_relevancy(clip_model: nn.Module, image: Tensor, tokens: Tensor) -> Tup
         for seen, row, found in ((seen_v, 0, of_image), (seen_t, eos, of_text)):
             R = torch.eye(seen[0].shape[-1], device=x.device)
             for attention in seen:
-                gradient, = torch.autograd.grad(y, [attention], retain_graph=True)
+                (gradient,) = torch.autograd.grad(y, [attention], retain_graph=True)
                 R = R + (gradient * attention).clamp(min=0).mean(1)[0].detach() @ R
             found.append(R[row])
     return torch.stack(of_image)[:, 1:], torch.stack(of_text)
 
 
-def watched(blocks: Sequence[nn.Module], x: Tensor, mask) -> Tuple[Tensor, list]:
+def watched(blocks: Sequence[nn.Module], x: Tensor, mask) -> tuple[Tensor, list]:
     """(1, N, D) through the blocks with attention written out, and the attention (1, H, N, N) of each."""
     seen = []
     for block in blocks:

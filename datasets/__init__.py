@@ -3,6 +3,7 @@
 `reader.py` is what they share; a dataset's own file holds only what is particular to it. `prepare.py` is the command
 that fetches them (`python -m datasets.prepare --list`).
 """
+
 import importlib
 import pkgutil
 

@@ -1,4 +1,5 @@
 """Archives from the network, unpacked without trust: only what was asked for is written, and only where."""
+
 import contextlib
 import os
 import shutil
@@ -6,7 +7,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from typing import IO, Callable, Iterator, Optional, Sequence, Tuple
+from typing import IO
+from collections.abc import Callable, Iterator, Sequence
 
 from trainers.tuning.errors import UserError
 from trainers.tuning.files import CHUNK
@@ -16,7 +18,7 @@ class _Refused(Exception):
     """Something in an archive that has no business there."""
 
 
-def unpack(archive: str, members: Sequence[Tuple[str, str]]) -> None:
+def unpack(archive: str, members: Sequence[tuple[str, str]]) -> None:
     """Take members out of a tar (however compressed) or zip archive.
 
     Args:
@@ -64,7 +66,7 @@ def _damaged(archive: str, error: Exception) -> UserError:
     return UserError(f"{archive} is not the archive that it should be ({reason}); delete it and fetch it again")
 
 
-def _files(archive: str) -> Iterator[Tuple[str, Optional[Callable[[], IO[bytes]]]]]:
+def _files(archive: str) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
     """Name of each member that is no folder, and how to open it; None for what is no plain file."""
     if archive.endswith(".zip"):
         with zipfile.ZipFile(archive) as file:

@@ -1,4 +1,5 @@
 """Caltech101: 100 kinds of objects (Fei-Fei et al., 2004); the background and one of its two face classes left out."""
+
 from .reader import FewShotDataset, register
 from .splits import Split, class_folders, divide_each
 

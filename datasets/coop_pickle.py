@@ -1,6 +1,7 @@
 """CoOp's own caches: pickled lists of Dassl's Datum, read without running anything that a pickle could run."""
+
 import pickle
-from typing import Dict, List, Sequence, Tuple
+from collections.abc import Sequence
 
 from trainers.tuning.errors import UserError
 
@@ -16,7 +17,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, and only dassl's Datum is let in")
 
 
-def read_pickle(path: str, needed: Sequence[str] = ()) -> Dict[str, List[Tuple[str, int, str]]]:
+def read_pickle(path: str, needed: Sequence[str] = ()) -> dict[str, list[tuple[str, int, str]]]:
     """Read `{"train": [Datum, ...], ...}` as lists of (absolute path, label, class name).
 
     Raises:
@@ -36,7 +37,7 @@ def read_pickle(path: str, needed: Sequence[str] = ()) -> Dict[str, List[Tuple[s
         ) from error
 
 
-def _plain(datum: _Datum) -> Tuple[str, int, str]:
+def _plain(datum: _Datum) -> tuple[str, int, str]:
     path, label, name = datum._impath, datum._label, datum._classname
     if not (isinstance(path, str) and isinstance(label, int) and isinstance(name, str)):
         raise TypeError("a Datum in it has no path, label and class name")

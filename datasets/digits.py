@@ -1,4 +1,5 @@
 """Digits: scikit-learn's 1,797 handwritten digits of 8x8 pixels, written once as image files. Needs no network."""
+
 import os
 import shutil
 import tempfile
@@ -60,5 +61,6 @@ def write_digits(folder: str) -> None:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process was first
-            raise UserError(f"cannot write the digits to {folder} ({error.strerror}); give another --root "
-                            "(DATA of the scripts)") from error
+            raise UserError(
+                f"cannot write the digits to {folder} ({error.strerror}); give another --root (DATA of the scripts)"
+            ) from error

@@ -1,4 +1,5 @@
 """DescribableTextures: 5,640 textures, 47 words for them (Cimpoi et al., 2014)."""
+
 from .reader import FewShotDataset, register
 from .splits import Split, class_folders, divide_each
 

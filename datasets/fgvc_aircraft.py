@@ -1,6 +1,6 @@
 """FGVCAircraft: 10,000 photos of 100 aircraft variants (Maji et al., 2013), divided by its authors."""
+
 import os
-from typing import List
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, text_lines
@@ -15,7 +15,7 @@ class FGVCAircraft(FewShotDataset):
         train, val, test = (self.read_list(variants, part) for part in ("train", "val", "test"))
         return train, val, test
 
-    def read_list(self, variants: List[str], part: str) -> List[Item]:
+    def read_list(self, variants: list[str], part: str) -> list[Item]:
         """A line is "<image> <variant>"; a variant may hold spaces and slashes."""
         items = []
         for line in text_lines(os.path.join(self.dataset_dir, f"images_variant_{part}.txt")):

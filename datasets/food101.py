@@ -1,4 +1,5 @@
 """Food101: 101,000 photos of 101 dishes (Bossard et al., 2014)."""
+
 from .reader import FewShotDataset, register
 from .splits import Split, class_folders, divide_each
 

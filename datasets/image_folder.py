@@ -8,9 +8,10 @@
 Any image with 8 bits per channel that Pillow reads, by one of EXTENSIONS; nothing in hidden folders. The class name in
 prompts is the folder's, made readable (`readable`). DATASET.TEMPLATE is the sentence around it.
 """
+
 import os
 import re
-from typing import Dict, Iterator, List, Optional, Sequence
+from collections.abc import Iterator, Sequence
 
 from trainers.tuning.errors import UserError
 
@@ -18,7 +19,11 @@ from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each, listing
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}  # in any case
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}  # in any case
 
 
 def readable(folder: str) -> str:
@@ -51,11 +56,12 @@ class ImageFolder(FewShotDataset):
                 )
         names = self.class_names(os.path.join(self.image_dir, parts["train"]))
         train, val, test = (
-            sum(self.classes(os.path.join(self.image_dir, parts[part]), names), []) if part in parts else [] for part in PARTS
+            sum(self.classes(os.path.join(self.image_dir, parts[part]), names), []) if part in parts else []
+            for part in PARTS
         )
         return train, val, test
 
-    def part(self, names: Sequence[str]) -> Optional[str]:
+    def part(self, names: Sequence[str]) -> str | None:
         """The folder of one of these names, if it holds folders and no image. (Otherwise it may be a class.)"""
         for name in _folders(self.image_dir):
             path = os.path.join(self.image_dir, name)
@@ -63,9 +69,9 @@ class ImageFolder(FewShotDataset):
                 return name
         return None
 
-    def class_names(self, folder: str) -> Dict[str, str]:
+    def class_names(self, folder: str) -> dict[str, str]:
         """Readable name of each class folder, in the order of the folders' names."""
-        names: Dict[str, str] = {}
+        names: dict[str, str] = {}
         for name in _folders(folder):
             other = next((other for other, read in names.items() if read == readable(name)), None)
             if other:
@@ -80,7 +86,7 @@ class ImageFolder(FewShotDataset):
             )
         return names
 
-    def classes(self, folder: str, names: Dict[str, str]) -> List[List[Item]]:
+    def classes(self, folder: str, names: dict[str, str]) -> list[list[Item]]:
         """Images of each class in `folder`, sub-folders included; its class folders are those of `names`."""
         for name in _folders(folder):
             if name not in names:
@@ -95,10 +101,13 @@ class ImageFolder(FewShotDataset):
         return classes
 
 
-def _folders(folder: str) -> List[str]:
+def _folders(folder: str) -> list[str]:
     """Class folders: every folder but hidden ones and the few-shot cache."""
-    return [name for name in listing(folder)
-            if name != "split_fewshot" and not _is_hidden(name) and os.path.isdir(os.path.join(folder, name))]
+    return [
+        name
+        for name in listing(folder)
+        if name != "split_fewshot" and not _is_hidden(name) and os.path.isdir(os.path.join(folder, name))
+    ]
 
 
 def _is_hidden(name: str) -> bool:

@@ -3,8 +3,8 @@
 The four variants of its test set, for domain generalisation, are in imagenetv2.py and imagenet_*.py; they have no
 training images, so that all of their images are given as both, and neither shots nor class halves apply.
 """
+
 import os
-from typing import Dict, List
 
 from dassl.data.datasets import DatasetBase
 
@@ -50,19 +50,19 @@ class ImageNetVariant(FewShotDataset):
         return items, [], items
 
 
-def read_classnames(folder: str) -> Dict[str, str]:
+def read_classnames(folder: str) -> dict[str, str]:
     """classnames.txt, lines of "<WordNet folder> <class name>", in its order."""
     rows = (line.partition(" ") for line in text_lines(os.path.join(folder, "classnames.txt")))
     return {wordnet: name for wordnet, _, name in rows}
 
 
-def labelled_folders(folder: str, names: Dict[str, str]) -> List[Item]:
+def labelled_folders(folder: str, names: dict[str, str]) -> list[Item]:
     """The images in `folder`/<WordNet folder>/; labels count the folders that are there, in alphabetical order."""
     folders = [name for name in listing(folder) if os.path.isdir(os.path.join(folder, name))]
     return [item for label, wordnet in enumerate(folders) for item in images_in(folder, wordnet, label, names[wordnet])]
 
 
-def images_in(folder: str, name: str, label: int, classname: str) -> List[Item]:
+def images_in(folder: str, name: str, label: int, classname: str) -> list[Item]:
     path = os.path.join(folder, name)
     items = [Item(os.path.join(path, image), label, classname) for image in listing(path)]
     if not items:

@@ -1,4 +1,5 @@
 """ImageNetA: 7,500 photos of 200 of ImageNet's classes that fooled a ResNet (Hendrycks et al., 2021)."""
+
 from .imagenet import ImageNetVariant
 from .reader import register
 

@@ -1,7 +1,7 @@
 """OxfordFlowers: 8,189 photos of 102 flowers (Nilsback and Zisserman, 2008)."""
+
 import json
 import os
-from typing import Dict, List
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each, read_mat
@@ -17,7 +17,7 @@ class OxfordFlowers(FewShotDataset):
         labels = read_mat(os.path.join(self.dataset_dir, "imagelabels.mat"))["labels"][0]  # from 1, one per image
         with open(os.path.join(self.dataset_dir, "cat_to_name.json"), encoding="utf-8") as file:
             names = json.load(file)
-        flowers: Dict[int, List[Item]] = {}
+        flowers: dict[int, list[Item]] = {}
         for number, label in enumerate(map(int, labels), start=1):
             image = os.path.join(self.image_dir, f"image_{number:05}.jpg")
             flowers.setdefault(label, []).append(Item(image, label - 1, names[str(label)]))

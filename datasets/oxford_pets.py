@@ -1,6 +1,6 @@
 """OxfordPets: 7,349 photos of cats and dogs, 37 breeds (Parkhi et al., 2012)."""
+
 import os
-from typing import List
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, hold_out, text_lines
@@ -15,7 +15,7 @@ class OxfordPets(FewShotDataset):
         train, val = hold_out(self.read_list("trainval.txt"))
         return train, val, self.read_list("test.txt")
 
-    def read_list(self, name: str) -> List[Item]:
+    def read_list(self, name: str) -> list[Item]:
         """A line is "<breed>_<number> <label from 1> <species> <breed of its species>"."""
         items = []
         for line in text_lines(os.path.join(self.dataset_dir, "annotations", name)):

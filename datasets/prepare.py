@@ -1,9 +1,10 @@
 """`python -m datasets.prepare NAME`: fetch a dataset, unpack it where CoOp has it, and count what is there."""
+
 import argparse
 import contextlib
 import os
 import shutil
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
 
 from trainers.tuning.errors import UserError, cli, nearest
 from trainers.tuning.files import download
@@ -13,7 +14,7 @@ from .sources import SOURCES, Fetch, Source
 from .splits import DRAWN_BY
 
 
-def main(words: Optional[List[str]] = None) -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m datasets.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", help="a dataset, by its name in --list")
     parser.add_argument("--root", default=os.environ.get("DATA", "data"), help="data folder (default: $DATA, or data)")
@@ -137,7 +138,9 @@ def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
         if is_there(path):
             continue
         if os.path.basename(path).startswith("split_zhou_") and not failures:
-            print("         a split of the same sizes, drawn from the annotation files, takes its place; it is not CoOp's")
+            print(
+                "         a split of the same sizes, drawn from the annotation files, takes its place; it is not CoOp's"
+            )
         else:
             missing.append(path)
     if missing:
@@ -155,7 +158,7 @@ def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
             )
 
 
-def count(source: Source, root: str) -> Tuple[int, int, int]:
+def count(source: Source, root: str) -> tuple[int, int, int]:
     """Images in train_x, val and test, each of which is a file."""
     import promptbias  # noqa: F401 (provides Dassl where it is not installed)
     from dassl.config import get_cfg_default
@@ -201,7 +204,7 @@ def unpack_imagenet(images: str) -> None:
 
 
 # What no address gives: made from what is installed, or from what somebody has put there.
-MADE_HERE: Dict[str, Callable[[str], None]] = {
+MADE_HERE: dict[str, Callable[[str], None]] = {
     "digits/images": make_digits,
     "imagenet/images/train": unpack_imagenet,
     "imagenet/images/val": unpack_imagenet,

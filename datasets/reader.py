@@ -10,11 +10,12 @@ On disk everything is where CoOp has it, so a data folder that CoOp has used wor
 The same seed draws the images that CoOp on Dassl draws from the same split file. A split that has to be made is drawn
 with one fixed seed, whatever the seed of the run, so that runs that start together agree on it.
 """
+
 import hashlib
 import json
 import os
 import sys
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 from dassl.config import cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
@@ -106,19 +107,26 @@ class FewShotDataset(DatasetBase):
         if self.split_file and not kept:
             self.say_that_it_is_drawn()
             sets = {"train": train, "val": val, "test": test}
-            self.keep(path, {DRAWN_BY: "promptbias", **{key: _rows(items, self.image_dir) for key, items in sets.items()}})
+            self.keep(
+                path, {DRAWN_BY: "promptbias", **{key: _rows(items, self.image_dir) for key, items in sets.items()}}
+            )
         return train, val, test
 
     def say_that_it_is_drawn(self) -> None:
         """A line on stderr where CoOp has a split file, which was not there."""
         name, source = source_of(type(self).__name__) or ("", None)
         if source and self.split_fetch(source):
-            print(f"{self.split_file} was not there: a split of the same sizes is drawn, which is not CoOp's; `python -m "
-                  f"datasets.prepare {name} --root {os.path.dirname(self.dataset_dir)}` fetches CoOp's", file=sys.stderr)
+            print(
+                f"{self.split_file} was not there: a split of the same sizes is drawn, which is not CoOp's; `python -m "
+                f"datasets.prepare {name} --root {os.path.dirname(self.dataset_dir)}` fetches CoOp's",
+                file=sys.stderr,
+            )
 
-    def split_fetch(self, source: Source) -> Optional[Fetch]:
+    def split_fetch(self, source: Source) -> Fetch | None:
         """Where CoOp's split file comes from, if it has one."""
-        return next((fetch for fetch in source.fetches if self.split_file and fetch.file.endswith(self.split_file)), None)
+        return next(
+            (fetch for fetch in source.fetches if self.split_file and fetch.file.endswith(self.split_file)), None
+        )
 
     def read_annotation(self) -> Split:
         """`read_data`, whose failures become one sentence."""
@@ -148,7 +156,7 @@ class FewShotDataset(DatasetBase):
 
     # ---- few shots
 
-    def few_shot(self, train: List[Item], val: List[Item], shots: int, seed: int) -> Tuple[List[Item], List[Item]]:
+    def few_shot(self, train: list[Item], val: list[Item], shots: int, seed: int) -> tuple[list[Item], list[Item]]:
         """`shots` images of each class for training and at most 4 for validation: CoOp's cache, ours, or a new draw.
 
         Ours remembers the split that it was drawn from and is drawn anew when that has changed; CoOp's cannot.
@@ -171,7 +179,7 @@ class FewShotDataset(DatasetBase):
         self.keep(stem + ".json", {"drawn_from": drawn_from, **rows})
         return train, val
 
-    def read_coop(self, path: str, *needed: str) -> Dict[str, List[Item]]:
+    def read_coop(self, path: str, *needed: str) -> dict[str, list[Item]]:
         """A cache of CoOp's as {"train": [Item, ...], ...}, its paths moved to where the dataset is now.
 
         CoOp stores absolute paths, which may be those of another machine: what comes after the dataset's folder counts.
@@ -209,7 +217,9 @@ class FewShotDataset(DatasetBase):
         short, source = found
         address, where = source.fetches[0].url or source.page, source.layout
         split = self.split_fetch(source)
-        if split and path != self.image_dir and os.path.isdir(self.image_dir):  # an annotation, instead of which a split will do
+        if (
+            split and path != self.image_dir and os.path.isdir(self.image_dir)
+        ):  # an annotation, instead of which a split will do
             address, where = split.url, split.file
         return UserError(
             f"{message}; run `python -m datasets.prepare {short} --root {root}`, or take it from {address} and put it "
@@ -247,7 +257,7 @@ class FewShotDataset(DatasetBase):
                 "perhaps: delete it"
             )
 
-    def data(self, items: Sequence[Item]) -> List[Datum]:
+    def data(self, items: Sequence[Item]) -> list[Datum]:
         """Items as Dassl wants them; each must be a file."""
         gone = next((item for item in items if not os.path.isfile(item.impath)), None)
         if gone:
@@ -258,17 +268,17 @@ class FewShotDataset(DatasetBase):
         return [Datum(impath=item.impath, label=item.label, classname=item.classname) for item in items]
 
 
-def _rows(items: Sequence[Item], folder: str) -> List[Tuple[str, int, str]]:
+def _rows(items: Sequence[Item], folder: str) -> list[tuple[str, int, str]]:
     """Items with paths relative to `folder`, as a JSON file keeps them."""
     skip = len(folder) + 1
     return [(item.impath[skip:].replace(os.sep, "/"), item.label, item.classname) for item in items]
 
 
-def _items(rows: Sequence[Sequence], folder: str) -> List[Item]:
+def _items(rows: Sequence[Sequence], folder: str) -> list[Item]:
     return [Item(os.path.join(folder, path), int(label), str(name)) for path, label, name in rows]
 
 
-def _read_kept(path: str, drawn_from: str, folder: str) -> Optional[Tuple[List[Item], List[Item]]]:
+def _read_kept(path: str, drawn_from: str, folder: str) -> tuple[list[Item], list[Item]] | None:
     """Few-shot images kept earlier; None if there are none, from this split, in one piece."""
     try:
         with open(path, encoding="utf-8") as file:

@@ -3,7 +3,8 @@
 The addresses are those of CoOp's DATASETS.md; where one no longer answers, the one that torchvision or the authors use
 now. Checksums are torchvision's where it has them. Nothing here imports more than the standard library.
 """
-from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from typing import NamedTuple
 
 
 class Fetch(NamedTuple):
@@ -20,10 +21,10 @@ class Fetch(NamedTuple):
     url: str
     file: str
     md5: str = ""
-    unpack: Tuple[Tuple[str, str], ...] = ()
+    unpack: tuple[tuple[str, str], ...] = ()
     inside: str = ""
 
-    def results(self) -> List[str]:
+    def results(self) -> list[str]:
         """What must be there in the end."""
         return [to for _, to in self.unpack] or [self.file]
 
@@ -49,8 +50,8 @@ class Source(NamedTuple):
     page: str
     licence: str
     size: str
-    counts: Tuple[int, int, int]
-    fetches: Tuple[Fetch, ...]
+    counts: tuple[int, int, int]
+    fetches: tuple[Fetch, ...]
     by_hand: str = ""
 
 
@@ -66,7 +67,7 @@ def _classnames(folder: str) -> Fetch:
 _ROBOTS = "https://www.robots.ox.ac.uk/~vgg/data"
 _SUN = "vision.princeton.edu/projects/2010/SUN"
 
-SOURCES: Dict[str, Source] = {
+SOURCES: dict[str, Source] = {
     "digits": Source(
         dataset="Digits",
         folder="digits",
@@ -372,6 +373,6 @@ SOURCES: Dict[str, Source] = {
 }
 
 
-def source_of(dataset: str) -> Optional[Tuple[str, Source]]:
+def source_of(dataset: str) -> tuple[str, Source] | None:
     """(short name, source) of a dataset by its name in Dassl's registry; None where it is not one of ours."""
     return next(((name, source) for name, source in SOURCES.items() if source.dataset == dataset), None)

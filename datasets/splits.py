@@ -3,11 +3,13 @@
 The draws are CoOp's, so that the same state of `random` gives the same images; lists that come from a folder are sorted
 first, because the order in which a file system lists its files differs between machines.
 """
+
 import contextlib
 import math
 import os
 import random
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 from trainers.tuning.errors import UserError
 
@@ -23,7 +25,7 @@ class Item(NamedTuple):
     classname: str
 
 
-Split = Tuple[List[Item], List[Item], List[Item]]
+Split = tuple[list[Item], list[Item], list[Item]]
 
 
 @contextlib.contextmanager
@@ -43,15 +45,15 @@ def seeded(seed: int) -> Iterator[None]:
             random.setstate(state)
 
 
-def by_class(items: Sequence[Item]) -> Dict[int, List[Item]]:
+def by_class(items: Sequence[Item]) -> dict[int, list[Item]]:
     """Items by label, labels in the order in which they first appear."""
-    groups: Dict[int, List[Item]] = {}
+    groups: dict[int, list[Item]] = {}
     for item in items:
         groups.setdefault(item.label, []).append(item)
     return groups
 
 
-def divide(images: List[Item]) -> Split:
+def divide(images: list[Item]) -> Split:
     """Half of one class for training, a fifth for validation, the rest for testing, in random order.
 
     Raises:
@@ -67,7 +69,7 @@ def divide(images: List[Item]) -> Split:
     return images[:n_train], images[n_train : n_train + n_val], images[n_train + n_val :]
 
 
-def divide_each(classes: Sequence[List[Item]]) -> Split:
+def divide_each(classes: Sequence[list[Item]]) -> Split:
     """`divide` for one class after the other."""
     train, val, test = [], [], []
     for images in classes:
@@ -76,7 +78,7 @@ def divide_each(classes: Sequence[List[Item]]) -> Split:
     return train, val, test
 
 
-def hold_out(trainval: Sequence[Item]) -> Tuple[List[Item], List[Item]]:
+def hold_out(trainval: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     """A fifth of each class for validation: (train, val).
 
     Raises:
@@ -96,18 +98,18 @@ def hold_out(trainval: Sequence[Item]) -> Tuple[List[Item], List[Item]]:
     return train, val
 
 
-def listing(folder: str) -> List[str]:
+def listing(folder: str) -> list[str]:
     """Names in a folder, hidden ones left out, sorted."""
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
-def text_lines(path: str) -> List[str]:
+def text_lines(path: str) -> list[str]:
     """Lines of a text file without surrounding space, empty ones left out."""
     with open(path, encoding="utf-8") as file:
         return [line.strip() for line in file if line.strip()]
 
 
-def read_mat(path: str) -> Dict[str, Any]:
+def read_mat(path: str) -> dict[str, Any]:
     """A MATLAB file; FileNotFoundError or ValueError where it cannot be read."""
     from scipy.io import loadmat
 
@@ -118,7 +120,7 @@ def read_mat(path: str) -> Dict[str, Any]:
             raise ValueError(f"{path} is no MATLAB file: {error}") from error
 
 
-def class_folders(folder: str, names: Mapping[str, str] = {}, ignored: Sequence[str] = ()) -> List[List[Item]]:
+def class_folders(folder: str, names: Mapping[str, str] = {}, ignored: Sequence[str] = ()) -> list[list[Item]]:
     """The images of each class of `folder/<class>/<image>`; `names` gives a class a better name than its folder's.
 
     Raises:
@@ -134,7 +136,7 @@ def class_folders(folder: str, names: Mapping[str, str] = {}, ignored: Sequence[
     return classes
 
 
-def subsample_classes(*sets: Sequence[Item], subsample: str) -> Tuple[List[Item], ...]:
+def subsample_classes(*sets: Sequence[Item], subsample: str) -> tuple[list[Item], ...]:
     """The "base" classes (first half of the labels of the first set, rounded up), the "new" ones (the rest), or "all".
 
     Labels of the chosen classes count from 0 again.

@@ -1,6 +1,6 @@
 """StanfordCars: 16,185 photos of 196 makes, models and years (Krause et al., 2013)."""
+
 import os
-from typing import List
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, hold_out, read_mat
@@ -16,7 +16,7 @@ class StanfordCars(FewShotDataset):
         train, val = hold_out(self.read_list("cars_train", "devkit/cars_train_annos.mat"))
         return train, val, self.read_list("cars_test", "cars_test_annos_withlabels.mat")
 
-    def read_list(self, folder: str, annotation: str) -> List[Item]:
+    def read_list(self, folder: str, annotation: str) -> list[Item]:
         """The year, last in the published names, comes first: "2012 Acura RL Sedan"."""
         names = read_mat(os.path.join(self.dataset_dir, "devkit", "cars_meta.mat"))["class_names"][0]
         items = []

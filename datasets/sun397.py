@@ -1,6 +1,6 @@
 """SUN397: 397 kinds of scenes (Xiao et al., 2010), the first of its authors' ten partitions."""
+
 import os
-from typing import List
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, hold_out, text_lines
@@ -17,7 +17,7 @@ class SUN397(FewShotDataset):
         train, val = hold_out(self.read_list(scenes, "Training_01.txt"))
         return train, val, self.read_list(scenes, "Testing_01.txt")
 
-    def read_list(self, scenes: List[str], name: str) -> List[Item]:
+    def read_list(self, scenes: list[str], name: str) -> list[Item]:
         """A line "/c/cathedral/indoor/sun_x.jpg" is of class "indoor cathedral": no initial, words turned round."""
         labels = {scene: label for label, scene in enumerate(scenes)}
         items = []

@@ -1,7 +1,7 @@
 """UCF101: the middle frames of 13,320 videos of 101 actions (Soomro et al., 2012), the first of its partitions."""
+
 import os
 import re
-from typing import Dict, List
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, hold_out, text_lines
@@ -22,7 +22,7 @@ class UCF101(FewShotDataset):
     def path(self, name: str) -> str:
         return os.path.join(self.dataset_dir, "ucfTrainTestlist", name)
 
-    def read_list(self, labels: Dict[str, int], name: str) -> List[Item]:
+    def read_list(self, labels: dict[str, int], name: str) -> list[Item]:
         """A line "ApplyEyeMakeup/v_x.avi 1" is the frame Apply_Eye_Makeup/v_x.jpg; test lists have no label."""
         items = []
         for line in text_lines(self.path(name)):

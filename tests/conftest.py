@@ -1,4 +1,5 @@
 """What the tests share: a small random CLIP, a miniature Digits folder, and the command line in a subprocess."""
+
 import copy
 import os
 import re
@@ -12,10 +13,18 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 # KEY VALUE words for a CLIP of three blocks.
-THREE_BLOCKS = [word for key in ("BIASTUNING.DEPTH_VISION", "BIASTUNING.DEPTH_TEXT", "IVLP.PROMPT_DEPTH_VISION",
-                                 "IVLP.PROMPT_DEPTH_TEXT") for word in (f"TRAINER.{key}", "3")]
+THREE_BLOCKS = [
+    word
+    for key in (
+        "BIASTUNING.DEPTH_VISION",
+        "BIASTUNING.DEPTH_TEXT",
+        "IVLP.PROMPT_DEPTH_VISION",
+        "IVLP.PROMPT_DEPTH_TEXT",
+    )
+    for word in (f"TRAINER.{key}", "3")
+]
 
-import promptbias  # noqa: E402,F401 (provides Dassl where it is not installed)
+import promptbias  # noqa: F401 (provides Dassl where it is not installed)
 
 
 def pytest_configure(config):
@@ -78,11 +87,31 @@ def train_py(data_root, weights_file):
     """train_py(*flags, *pairs): run `python train.py` on Digits with the small CLIP; returns the finished process."""
 
     def command(*words):
-        flags = ["--root", data_root, "--seed", "1", "--trainer", "BiasTuning", "--backbone", weights_file,
-                 "--dataset-config-file", "configs/datasets/digits.yaml",
-                 "--config-file", "configs/trainers/BiasTuning/tiny.yaml"]
-        options = ["INPUT.SIZE", "(32, 32)", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "8",
-                   *THREE_BLOCKS, "OPTIM.MAX_EPOCH", "2"]
+        flags = [
+            "--root",
+            data_root,
+            "--seed",
+            "1",
+            "--trainer",
+            "BiasTuning",
+            "--backbone",
+            weights_file,
+            "--dataset-config-file",
+            "configs/datasets/digits.yaml",
+            "--config-file",
+            "configs/trainers/BiasTuning/tiny.yaml",
+        ]
+        options = [
+            "INPUT.SIZE",
+            "(32, 32)",
+            "DATASET.NUM_SHOTS",
+            "2",
+            "DATALOADER.TRAIN_X.BATCH_SIZE",
+            "8",
+            *THREE_BLOCKS,
+            "OPTIM.MAX_EPOCH",
+            "2",
+        ]
         pairs = next((i for i, word in enumerate(words) if re.fullmatch(r"[A-Z_]+[.][A-Z_.]+", word)), len(words))
         return [sys.executable, "train.py", *flags, *words[:pairs], *options, *words[pairs:]]
 

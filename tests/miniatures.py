@@ -1,4 +1,5 @@
 """Every dataset of the benchmark in miniature: its folders and annotation files as published, with few, tiny images."""
+
 import json
 import os
 from pathlib import Path

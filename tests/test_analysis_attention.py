@@ -1,4 +1,5 @@
 """Recording, relevancy and the statistics of attention, against plain loops over heads and tokens."""
+
 import copy
 import math
 
@@ -51,7 +52,9 @@ def deep(make):
 
 @pytest.fixture
 def models(make, deep):
-    shallow = make(ivlp, "IVLP.N_CTX_VISION", V, "IVLP.N_CTX_TEXT", T, "IVLP.PROMPT_DEPTH_VISION", 1, "IVLP.PROMPT_DEPTH_TEXT", 1)
+    shallow = make(
+        ivlp, "IVLP.N_CTX_VISION", V, "IVLP.N_CTX_TEXT", T, "IVLP.PROMPT_DEPTH_VISION", 1, "IVLP.PROMPT_DEPTH_TEXT", 1
+    )
     return {"deep": deep, "shallow": shallow, "bias": make(bias_tuning), "plain": make(zeroshot)}
 
 
@@ -75,10 +78,13 @@ def plain_attention(block, x, mask):
     A = torch.zeros(attn.num_heads, len(x), len(x))
     for head in range(attn.num_heads):
         at = slice(head * d, head * d + d)
-        q, k = (h @ attn.in_proj_weight[n * D:(n + 1) * D].T[:, at] + attn.in_proj_bias[n * D:(n + 1) * D][at] for n in range(2))
+        q, k = (
+            h @ attn.in_proj_weight[n * D : (n + 1) * D].T[:, at] + attn.in_proj_bias[n * D : (n + 1) * D][at]
+            for n in range(2)
+        )
         for row in range(len(x)):
             seen = row + 1 if mask else len(x)
-            e = torch.stack([torch.exp(q[row] @ k[j] / d ** 0.5) for j in range(seen)])
+            e = torch.stack([torch.exp(q[row] @ k[j] / d**0.5) for j in range(seen)])
             A[head, row, :seen] = e / e.sum()
     return A
 
@@ -138,14 +144,16 @@ def test_gradient_is_the_slope_of_y(deep, images):
         return (deep.logit_scale * (deep.image_features(images[:1]) * deep.text_features(label)).sum(-1)).sum()
 
     with recording(deep.vision, gradient=True) as seen:
-        gradient, = gradients(y(), seen)
+        (gradient,) = gradients(y(), seen)
     for column in (0, 3, M + 1):
         values = []
         for by in (1e-2, -1e-2):
             deep.vision.tap = Push(column, by)
             values.append(float(y()))
         deep.vision.tap = None
-        assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(gradient[i][0, head, row, column]), rel=0.02, abs=1e-3)
+        assert (values[0] - values[1]) / 2e-2 == pytest.approx(
+            float(gradient[i][0, head, row, column]), rel=0.02, abs=1e-3
+        )
 
 
 def test_columns_are_named_as_the_tokens_stand(models):
@@ -179,7 +187,7 @@ def relevancy_by_hand(model, image, k):
         for i in range(len(tower.blocks)):
             with recording(tower, [i], gradient=True) as seen:
                 y = model.logit_scale * model.image_features(image[None])[0] @ model.text_features(torch.tensor([k]))[0]
-                gradient, = gradients(y, seen)
+                (gradient,) = gradients(y, seen)
             A, G = seen.attention[i][0], gradient[i][0]
             Abar = torch.zeros(A.shape[1:])
             for head in range(len(A)):
@@ -206,9 +214,9 @@ def test_relevancy_of_a_batch_equals_one_pair_and_one_block_at_a_time(models, im
             torch.testing.assert_close(R[17:], torch.eye(len(R))[17:], rtol=0, atol=0)
         if kind == "shallow":
             assert (R[17:] - torch.eye(len(R))[17:]).any()
-        alone = relevancy(model, images[b:b + 1], LABEL[b:b + 1])
+        alone = relevancy(model, images[b : b + 1], LABEL[b : b + 1])
         torch.testing.assert_close(alone[0][0], of_image[b], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(alone[1][0], of_text[b, :alone[1].shape[1]], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone[1][0], of_text[b, : alone[1].shape[1]], rtol=1e-4, atol=1e-5)
 
 
 def test_two_blocks_of_deep_prompts_by_hand():
@@ -224,7 +232,7 @@ def test_first_block_leaves_the_earlier_ones_out(deep, images):
     of_image, _ = relevancy(deep, images, LABEL, first_block=L - 1)
     with recording(deep.vision, gradient=True) as seen:
         y = (deep.logit_scale * (deep.image_features(images) * deep.text_features()[LABEL]).sum(-1)).sum()
-        gradient, = gradients(y, seen)
+        (gradient,) = gradients(y, seen)
     expected = (seen.attention[L - 1] * gradient[L - 1]).clamp(min=0).mean(1)[:, 0, 1:]
     torch.testing.assert_close(of_image, expected.detach(), rtol=1e-4, atol=1e-6)
 
@@ -273,7 +281,7 @@ def test_uniform_attention_has_its_closed_form(side, patch, prompts):
     N = 1 + patches + prompts
     A = torch.full((1, 1, N, N), 1 / N)
     centres = [(r, c) for r in range(side) for c in range(side)]
-    mean = sum(math.dist(a, b) for a in centres for b in centres) * patch / patches ** 2
+    mean = sum(math.dist(a, b) for a in centres for b in centres) * patch / patches**2
     d = pixel_distances(side, patch)
     assert float(attention_distance(A, d)) == pytest.approx(mean, rel=1e-5, abs=1e-6)
     with_prompts = float(attention_distance(A, d, slice(1 + patches, N)))
@@ -316,8 +324,12 @@ def test_prompt_distances_are_euclidean(deep, images):
     with recording(deep.vision, tokens=True) as seen:
         deep.image_features(images)
     x = seen.tokens[1]
-    expected = torch.tensor([[[math.dist(x[b, 17 + v].tolist(), x[b, 1 + j].tolist()) for j in range(M)] for v in range(V)]
-                             for b in range(2)])
+    expected = torch.tensor(
+        [
+            [[math.dist(x[b, 17 + v].tolist(), x[b, 1 + j].tolist()) for j in range(M)] for v in range(V)]
+            for b in range(2)
+        ]
+    )
     torch.testing.assert_close(prompt_distances(x, deep)[:2], expected, rtol=1e-3, atol=1e-3)
     maps = scaled(upsampled(prompt_distances(x, deep), 32))
     assert maps.shape == (4, V, 32, 32)
@@ -334,8 +346,10 @@ def test_running_means_and_correlations(values, cut):
     assert float(means["x"]) == pytest.approx(float(x.double().mean()), abs=1e-9)
     noise = torch.linspace(0, 1, len(x)) ** 2
     if len(set(values)) > 1:
-        assert float(correlation(x, noise)) == pytest.approx(np.corrcoef(values, noise.double().numpy())[0, 1], abs=1e-6)
-        assert float(rank_correlation(x, x ** 3)) == pytest.approx(1, abs=1e-6)
+        assert float(correlation(x, noise)) == pytest.approx(
+            np.corrcoef(values, noise.double().numpy())[0, 1], abs=1e-6
+        )
+        assert float(rank_correlation(x, x**3)) == pytest.approx(1, abs=1e-6)
     assert float(correlation(torch.ones(5), torch.arange(5.0))) == 0
 
 
@@ -345,4 +359,4 @@ def test_groups_are_masks_of_named_columns(models):
     assert set(KINDS) < set(masks)
     covered = sum(masks.values())
     for k, ranges in enumerate(columns):
-        assert covered[k, :ranges["EOS"].stop].eq(1).all() and not covered[k, ranges["EOS"].stop:].any()
+        assert covered[k, : ranges["EOS"].stop].eq(1).all() and not covered[k, ranges["EOS"].stop :].any()

@@ -1,4 +1,5 @@
 """`python -m analysis` on small finished runs: loading, files, batch sizes, the report, and what it refuses."""
+
 import csv
 import os
 import re
@@ -24,8 +25,14 @@ from trainers import ivlp
 from trainers.tuning.errors import UserError
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
-MINE = {"contribution": contribution, "eos-attention": eos_attention, "distance": distance, "entropy": entropy,
-        "heatmap": heatmap, "truth": truth}
+MINE = {
+    "contribution": contribution,
+    "eos-attention": eos_attention,
+    "distance": distance,
+    "entropy": entropy,
+    "heatmap": heatmap,
+    "truth": truth,
+}
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +91,9 @@ def test_a_run_is_loaded_as_it_was_trained(runs):
         trainer = load_run(runs[name])
         assert trainer.cfg.TRAINER[node].PREC == "fp32" and not any(p.requires_grad for p in trainer.model.parameters())
         folder = os.path.join(runs[name], trainer.learner_name)
-        saved = torch.load(os.path.join(folder, open(os.path.join(folder, "checkpoint")).read().strip()), weights_only=True)
+        saved = torch.load(
+            os.path.join(folder, open(os.path.join(folder, "checkpoint")).read().strip()), weights_only=True
+        )
         for key, value in trainer.model.learner.state_dict().items():
             assert torch.equal(value, saved["state_dict"][key])
 
@@ -97,7 +106,9 @@ def test_a_study_holds_the_models_and_the_images(study, runs):
     assert torch.cat(labels).tolist() == [0] * 4 + [1] * 4 + [2] * 4 and len(study) == 12
     image, label = study.image(5)
     assert torch.equal(image[0], torch.cat(images)[5]) and label == 1
-    assert study.picture(image).shape == (32, 32, 3) and 0 <= study.picture(image).min() <= study.picture(image).max() <= 1
+    assert (
+        study.picture(image).shape == (32, 32, 3) and 0 <= study.picture(image).min() <= study.picture(image).max() <= 1
+    )
     assert sum(len(label) for _, label in study.batches(split="train")) == 6
     assert Study(runs["bias"], template="dataset").plain.template == Study(runs["bias"]).tuned.template
 
@@ -127,14 +138,14 @@ def test_contributions_are_shares(study):
         text, image = result.numbers[f"{label}: text"], result.numbers[f"{label}: image"]
         assert text.sum() == pytest.approx(1) and image.sum() == pytest.approx(1)
         assert result.numbers[f"{label}: patches alone"].sum() == pytest.approx(1)
-        assert not text[int(model.text.tokens.argmax(-1).max()):].any()
+        assert not text[int(model.text.tokens.argmax(-1).max()) :].any()
         assert len(image) == 16 + {"deep prompts 3+4": 3, "shallow prompts 4+4": 4}.get(label, 0)
     assert result.numbers["zero-shot CLIP: rank correlation"] == pytest.approx(1)
     figures.plt.close("all")
 
 
 def test_one_set_of_samples_for_all_curves(study):
-    """"corrected" are the images that plain CLIP misses and the tuned run gets right, for every model alike."""
+    """ "corrected" are the images that plain CLIP misses and the tuned run gets right, for every model alike."""
     wanted = []
     for image, label in study.batches():
         wanted += ((study.plain(image).argmax(-1) != label) & (study.tuned(image).argmax(-1) == label)).tolist()
@@ -167,7 +178,16 @@ def test_the_same_figure_is_the_same_file(study, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, compare", [("deep", ["--compare", "shallow"]), ("bias", [])])
 def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name, compare):
-    call("report", "--model-dir", runs[name], *(runs.get(word, word) for word in compare), "--output", tmp_path, "--samples", 3)
+    call(
+        "report",
+        "--model-dir",
+        runs[name],
+        *(runs.get(word, word) for word in compare),
+        "--output",
+        tmp_path,
+        "--samples",
+        3,
+    )
     page = (tmp_path / "index.html").read_text()
     for section in command_line.FIGURES:
         assert f'<h2 id="{section}">' in page
@@ -200,13 +220,26 @@ def test_runs_that_are_described_alike_are_told_apart_by_their_folders(runs, tmp
 def test_long_titles_are_in_lines():
     assert figures.wrapped("deep prompts 4+4, w prompt") == "deep prompts 4+4, w prompt"
     assert figures.wrapped("deep prompts 4+4 (tiny_deep_16shots), w/o prompt").splitlines() == [
-        "deep prompts 4+4", "(tiny_deep_16shots)", "w/o prompt"]
+        "deep prompts 4+4",
+        "(tiny_deep_16shots)",
+        "w/o prompt",
+    ]
 
 
-@pytest.mark.parametrize("value, text", [
-    (540, "540"), (np.int64(1234567), "1234567"), (12345.6, "12346"), (9999.9, "10000"), (0.00123456, "0.001235"),
-    (74.259, "74.26"), (-2500.4, "-2500"), (1.4e-14, "1.4e-14"), (0.0, "0"),
-])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (540, "540"),
+        (np.int64(1234567), "1234567"),
+        (12345.6, "12346"),
+        (9999.9, "10000"),
+        (0.00123456, "0.001235"),
+        (74.259, "74.26"),
+        (-2500.4, "-2500"),
+        (1.4e-14, "1.4e-14"),
+        (0.0, "0"),
+    ],
+)
 def test_numbers_are_written_without_powers(value, text):
     assert figures.readable(value) == text
 
@@ -223,7 +256,9 @@ def test_a_figure_of_one_run_says_so_where_others_were_to_be_compared(runs, tmp_
 def test_words_that_differ_are_named_in_figures_about_text(runs, tmp_path):
     """The template is the dataset's, and plain CLIP's another."""
     for name in ("contribution", "eos-attention"):
-        other, alike = (Study(runs["bias"], template=template) for template in ("an image of {}, a kind of place.", "dataset"))
+        other, alike = (
+            Study(runs["bias"], template=template) for template in ("an image of {}, a kind of place.", "dataset")
+        )
         said = result_of(name, other).how_to_read
         assert "“bias” is “a photo of a {}.”, that of zero-shot CLIP “an image of {}, a kind of place.”" in said
         assert "--template dataset" in said and "--template" not in result_of(name, alike).how_to_read
@@ -235,7 +270,9 @@ def test_what_follows_the_class_name_is_a_dot_only_where_it_is_one(runs, study):
     for name in ("contribution", "eos-attention"):
         of_dots, of_words = ([what for what, _ in result_of(name, s).headlines] for s in (study, pets))
         assert any("“.”" in what for what in of_dots) and not any("words after" in what for what in of_dots)
-        assert any("words after the class name" in what for what in of_words) and not any("“.”" in what for what in of_words)
+        assert any("words after the class name" in what for what in of_words) and not any(
+            "“.”" in what for what in of_words
+        )
         figures.plt.close("all")
 
 
@@ -264,19 +301,22 @@ def test_names_in_the_archive_are_single_lines(study):
 # ---- bad input
 
 
-@pytest.mark.parametrize("words, message", [
-    (["distance", "--samples", "13"], "--samples is 13, but has to be between 1 and 12"),
-    (["distance", "--samples", "0"], "--samples is 0"),
-    (["distance", "--batch-size", "0"], "--batch-size is 0"),
-    (["distance", "--template", "a photo"], '--template is "a photo", but a template needs one {}'),
-    (["distance", "--template", ""], '--template is ""'),
-    (["heatmap", "--angles", "0", "45"], "--angles has 45, but angles have to be multiples of 90"),
-    (["heatmap", "--blocks", "4"], "there is no block 4: blocks are numbered from 1 to 3"),
-    (["heatmap", "--heads", "0"], "there is no head 0: heads are numbered from 1 to 2"),
-    (["heatmap", "--image", "12"], "there is no test image 12"),
-    (["contribution", "--first-block", "4"], "there is no block 4"),
-    (["contribution", "--select", "corrected", "--samples", "1"], "missed by zero-shot CLIP and got right by"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["distance", "--samples", "13"], "--samples is 13, but has to be between 1 and 12"),
+        (["distance", "--samples", "0"], "--samples is 0"),
+        (["distance", "--batch-size", "0"], "--batch-size is 0"),
+        (["distance", "--template", "a photo"], '--template is "a photo", but a template needs one {}'),
+        (["distance", "--template", ""], '--template is ""'),
+        (["heatmap", "--angles", "0", "45"], "--angles has 45, but angles have to be multiples of 90"),
+        (["heatmap", "--blocks", "4"], "there is no block 4: blocks are numbered from 1 to 3"),
+        (["heatmap", "--heads", "0"], "there is no head 0: heads are numbered from 1 to 2"),
+        (["heatmap", "--image", "12"], "there is no test image 12"),
+        (["contribution", "--first-block", "4"], "there is no block 4"),
+        (["contribution", "--select", "corrected", "--samples", "1"], "missed by zero-shot CLIP and got right by"),
+    ],
+)
 def test_bad_input_gets_one_sentence(runs, tmp_path, words, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         call(*words, "--model-dir", runs["deep"], "--output", tmp_path / "out")
@@ -315,7 +355,9 @@ def test_runs_of_other_data_are_not_compared(runs, tmp_path):
 def test_differing_classes_are_named_briefly():
     names = [f"class {i}" for i in range(100)]
     assert first_difference(names, names[:50]) == 'it has 50 classes, not these 100: class 51 is "none", not "class 50"'
-    assert first_difference(["cat", "dog"], ["cat", "cow"]) == 'it has 2 classes, not these 2: class 2 is "cow", not "dog"'
+    assert (
+        first_difference(["cat", "dog"], ["cat", "cow"]) == 'it has 2 classes, not these 2: class 2 is "cow", not "dog"'
+    )
 
 
 def test_a_run_of_an_unknown_dataset_is_one_sentence(runs, tmp_path):

@@ -1,4 +1,5 @@
 """Both sides of the benchmark compute the same; what it prints is what it measured."""
+
 import json
 import statistics
 import subprocess
@@ -16,8 +17,18 @@ from conftest import ROOT
 from trainers.tuning import frozen
 from trainers.tuning.errors import UserError
 
-SMALL = dict(embed_dim=32, image_resolution=32, vision_layers=3, vision_width=128, vision_patch_size=8,
-             context_length=77, vocab_size=49408, transformer_width=128, transformer_heads=2, transformer_layers=3)
+SMALL = dict(
+    embed_dim=32,
+    image_resolution=32,
+    vision_layers=3,
+    vision_width=128,
+    vision_patch_size=8,
+    context_length=77,
+    vocab_size=49408,
+    transformer_width=128,
+    transformer_heads=2,
+    transformer_layers=3,
+)
 
 
 @pytest.mark.parametrize("method", ["BiasTuning", "IVLP"])
@@ -129,12 +140,16 @@ def test_what_is_printed_is_what_was_measured(tmp_path):
     done = run("--quick", "--only", "IVLP", "--seconds", "1", "--json", str(tmp_path / "rows.json"))
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "rows.json").read_text())
-    row, = found["rows"]
+    (row,) = found["rows"]
     usual, ours = row["sides"]["usual"], row["sides"][found["precision"]]
-    assert ours["times_faster"] == pytest.approx(statistics.median(usual["seconds"]) / statistics.median(ours["seconds"]))
+    assert ours["times_faster"] == pytest.approx(
+        statistics.median(usual["seconds"]) / statistics.median(ours["seconds"])
+    )
     assert 0 < ours["share_of_peak"] and ours["peak_bytes"] > 2**28
-    line = next(line for line in done.stdout.splitlines() if line.startswith("| IVLP training step, 10 classes, batch 4"))
-    assert f'| {ours["times_faster"]:.1f} ' in line and f'| {ours["share_of_peak"]:.0%} ' in line
+    line = next(
+        line for line in done.stdout.splitlines() if line.startswith("| IVLP training step, 10 classes, batch 4")
+    )
+    assert f"| {ours['times_faster']:.1f} " in line and f"| {ours['share_of_peak']:.0%} " in line
 
 
 def test_a_row_that_does_not_exist_is_one_line():

@@ -1,4 +1,5 @@
 """Where a CLIP comes from, and what is said when it cannot be had."""
+
 import sys
 
 import pytest
@@ -45,7 +46,9 @@ def test_a_clip_that_wants_design_details_gets_them(random_clip, monkeypatch):
 
     given = []
     build = model.build_model
-    monkeypatch.setattr(model, "build_model", lambda state, design_details: given.append(design_details) or build(state))
+    monkeypatch.setattr(
+        model, "build_model", lambda state, design_details: given.append(design_details) or build(state)
+    )
     clip_models.build(random_clip.state_dict())
     assert given[0]["trainer"] == "CoOp" and given[0]["vision_depth"] == given[0]["language_depth"] == 0
 

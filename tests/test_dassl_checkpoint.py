@@ -1,4 +1,5 @@
 """compat/dassl: checkpoints, written whole and read without running anything."""
+
 import os
 
 import pytest
@@ -6,7 +7,12 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
-    CheckpointError, count_num_param, load_checkpoint, load_pretrained_weights, resume_from_checkpoint, save_checkpoint,
+    CheckpointError,
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
 )
 from dassl.utils.plain import read_plain
 
@@ -60,7 +66,11 @@ def test_objects_become_stubs_and_nothing_runs(tmp_path, zipped):
     path, trace = str(tmp_path / "model"), tmp_path / "trace"
     weight = torch.nn.Parameter(torch.ones(2))
     state = {
-        **STATE, "weight": weight, "harm": Harmful(trace), "size": torch.Size([1]), "dtype": torch.bfloat16,
+        **STATE,
+        "weight": weight,
+        "harm": Harmful(trace),
+        "size": torch.Size([1]),
+        "dtype": torch.bfloat16,
         "scheduler": {"last_epoch": 1, "successor": LiveScheduler(torch.optim.SGD([weight], lr=0.1), 4)},
     }
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
@@ -77,9 +87,26 @@ def test_objects_become_stubs_and_nothing_runs(tmp_path, zipped):
 def test_reading_without_torch_gives_the_same_tensors(tmp_path, zipped):
     shared, path = torch.arange(24.0), str(tmp_path / "model")
     saved = {
-        "transposed": shared.view(4, 6).t(), "slice": shared[3:9:2], "scalar": torch.tensor(3.5), "none": torch.ones(0, 2),
-        **{str(d): torch.arange(6).to(d) for d in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32,
-           torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)},
+        "transposed": shared.view(4, 6).t(),
+        "slice": shared[3:9:2],
+        "scalar": torch.tensor(3.5),
+        "none": torch.ones(0, 2),
+        **{
+            str(d): torch.arange(6).to(d)
+            for d in (
+                torch.bool,
+                torch.uint8,
+                torch.int8,
+                torch.int16,
+                torch.int32,
+                torch.int64,
+                torch.float16,
+                torch.bfloat16,
+                torch.float32,
+                torch.float64,
+                torch.complex64,
+            )
+        },
     }
     torch.save(saved, path, _use_new_zipfile_serialization=zipped)
     loaded = read_plain(path)
@@ -99,8 +126,15 @@ def test_a_schedule_goes_on_from_dassls_own_state(tmp_path, recount):
     model = torch.nn.Linear(1, 1)
     optimizer = build_optimizer(model, cfg)
     scheduler = build_lr_scheduler(optimizer, cfg)
-    state = {"last_epoch": 2, "base_lrs": [1.0], "_step_count": 3, "_last_lr": [1.0], "cons_lr": 1e-5,
-             "warmup_epoch": 2, "successor": LiveScheduler(optimizer, 2 if recount else 4)}
+    state = {
+        "last_epoch": 2,
+        "base_lrs": [1.0],
+        "_step_count": 3,
+        "_last_lr": [1.0],
+        "cons_lr": 1e-5,
+        "warmup_epoch": 2,
+        "successor": LiveScheduler(optimizer, 2 if recount else 4),
+    }
     torch.save({"state_dict": model.state_dict(), "epoch": 4, "scheduler": state}, tmp_path / "model")
     (tmp_path / "checkpoint").write_text("model\n")
     assert resume_from_checkpoint(str(tmp_path), model, None, scheduler) == 4
@@ -109,10 +143,16 @@ def test_a_schedule_goes_on_from_dassls_own_state(tmp_path, recount):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)  # the fifth epoch is the third after the warm-up
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: b"", lambda data: b"hello", lambda data: data[:len(data) // 2], lambda data: data[:-200],
-    lambda data: data[:300] + b"\0" * 300 + data[600:],
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"hello",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-200],
+        lambda data: data[:300] + b"\0" * 300 + data[600:],
+    ],
+)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_damaged_file_is_one_sentence(tmp_path, damage, zipped):
     path = tmp_path / "model"

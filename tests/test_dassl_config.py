@@ -1,4 +1,5 @@
 """compat/dassl: the default configuration."""
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """compat/dassl: datasets, few-shot draws, transforms, batches."""
+
 import pickle
 import random
 from collections import Counter
@@ -96,7 +97,11 @@ def test_few_shot_caches_know_datum_by_this_name(items):
     """CoOp pickles lists of them, so module and attributes are part of a file format."""
     text = pickle.dumps(items[0], protocol=0)
     assert b"dassl.data.datasets.base_dataset" in text and set(vars(items[0])) == {
-        "_impath", "_label", "_domain", "_classname"}
+        "_impath",
+        "_label",
+        "_domain",
+        "_classname",
+    }
     assert pickle.loads(text).classname == "cat"
 
 
@@ -130,8 +135,9 @@ def as_tensor(image):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 24)])
-@pytest.mark.parametrize("name, mode", [
-    ("bicubic", Image.BICUBIC), ("bilinear", Image.BILINEAR), ("nearest", Image.NEAREST)])
+@pytest.mark.parametrize(
+    "name, mode", [("bicubic", Image.BICUBIC), ("bilinear", Image.BILINEAR), ("nearest", Image.NEAREST)]
+)
 def test_testing_resizes_the_shorter_side_and_cuts_the_centre(cfg, items, size, name, mode):
     cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = size, name
     image = read_image(items[0].impath)
@@ -174,9 +180,23 @@ def test_the_log_says_what_is_done(cfg, capsys):
     ]
 
 
-@pytest.mark.parametrize("name", [
-    "random_flip", "random_resized_crop", "normalize", "instance_norm", "random_crop", "random_translation",
-    "center_crop", "cutout", "gaussian_noise", "colorjitter", "randomgrayscale", "gaussian_blur"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "random_flip",
+        "random_resized_crop",
+        "normalize",
+        "instance_norm",
+        "random_crop",
+        "random_translation",
+        "center_crop",
+        "cutout",
+        "gaussian_noise",
+        "colorjitter",
+        "randomgrayscale",
+        "gaussian_blur",
+    ],
+)
 def test_every_transform_gives_the_size_and_follows_the_seed(cfg, items, name):
     image, transform = read_image(items[0].impath), build_transform(cfg, choices=[name])
     pair = []
@@ -256,8 +276,13 @@ def test_what_a_batch_holds(cfg, items):
 def test_the_table_of_counts(cfg, capsys):
     DataManager(cfg)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for row in (["Dataset", "Animals"], ["#", "classes", "3"], ["#", "train_x", "10"], ["#", "val", "4"],
-                ["#", "test", "10"]):
+    for row in (
+        ["Dataset", "Animals"],
+        ["#", "classes", "3"],
+        ["#", "train_x", "10"],
+        ["#", "val", "4"],
+        ["#", "test", "10"],
+    ):
         assert row in rows
 
 
@@ -313,7 +338,7 @@ def test_other_bad_images(tmp_path):
 def test_class_batches(items):
     drawn = list(build_sampler("RandomClassSampler", data_source=items, batch_size=6, n_ins=3))
     for start in range(0, len(drawn), 6):
-        labels = [items[i].label for i in drawn[start:start + 6]]
+        labels = [items[i].label for i in drawn[start : start + 6]]
         assert sorted(Counter(labels).values()) == [3, 3]
     with pytest.raises(ValueError, match="per class"):
         build_sampler("RandomClassSampler", data_source=items, batch_size=40, n_ins=1)
@@ -325,7 +350,7 @@ def test_domain_batches(items, name):
     drawn = list(sampler)
     assert len(drawn) == len(sampler) == len(set(drawn)) == 8  # 6 and 4 images in the two domains
     for start in range(0, 8, 4):
-        domains = [items[i].domain for i in drawn[start:start + 4]]
+        domains = [items[i].domain for i in drawn[start : start + 4]]
         assert Counter(domains) == {0: 2, 1: 2}
         assert name == "RandomDomainSampler" or domains == [0, 0, 1, 1]
     with pytest.raises(ValueError, match="domains"):

@@ -1,4 +1,5 @@
 """compat/dassl: the training loop, its log, tests and results, with a miniature method written as the family does."""
+
 import io
 import os
 import re
@@ -14,8 +15,19 @@ from dassl.evaluation import build_evaluator
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
-    AverageMeter, CheckpointError, Logger, MetricMeter, Registry, check_isfile, collect_env_info, listdir_nohidden,
-    read_json, set_random_seed, setup_logger, tolist_if_not, write_json,
+    AverageMeter,
+    CheckpointError,
+    Logger,
+    MetricMeter,
+    Registry,
+    check_isfile,
+    collect_env_info,
+    listdir_nohidden,
+    read_json,
+    set_random_seed,
+    setup_logger,
+    tolist_if_not,
+    write_json,
 )
 from PIL import Image
 
@@ -68,14 +80,42 @@ def cfg(images, tmp_path):
     DATASET_REGISTRY.register(Colours, force=True)
     TRAINER_REGISTRY.register(Linear, force=True)
     cfg = get_cfg_default()
-    cfg.merge_from_list([
-        "OUTPUT_DIR", str(tmp_path), "DATASET.NAME", "Colours", "TRAINER.NAME", "Linear", "DATALOADER.NUM_WORKERS", 0,
-        "USE_CUDA", False,
-        "INPUT.SIZE", (8, 8), "INPUT.TRANSFORMS", ["random_resized_crop", "random_flip"],
-        "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.TEST.BATCH_SIZE", 5, "TRAIN.PRINT_FREQ", 2,
-        "OPTIM.NAME", "sgd", "OPTIM.LR", 0.1, "OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", 4,
-        "OPTIM.WARMUP_EPOCH", 1, "OPTIM.WARMUP_TYPE", "constant",
-    ])
+    cfg.merge_from_list(
+        [
+            "OUTPUT_DIR",
+            str(tmp_path),
+            "DATASET.NAME",
+            "Colours",
+            "TRAINER.NAME",
+            "Linear",
+            "DATALOADER.NUM_WORKERS",
+            0,
+            "USE_CUDA",
+            False,
+            "INPUT.SIZE",
+            (8, 8),
+            "INPUT.TRANSFORMS",
+            ["random_resized_crop", "random_flip"],
+            "DATALOADER.TRAIN_X.BATCH_SIZE",
+            4,
+            "DATALOADER.TEST.BATCH_SIZE",
+            5,
+            "TRAIN.PRINT_FREQ",
+            2,
+            "OPTIM.NAME",
+            "sgd",
+            "OPTIM.LR",
+            0.1,
+            "OPTIM.LR_SCHEDULER",
+            "cosine",
+            "OPTIM.MAX_EPOCH",
+            4,
+            "OPTIM.WARMUP_EPOCH",
+            1,
+            "OPTIM.WARMUP_TYPE",
+            "constant",
+        ]
+    )
     return cfg
 
 
@@ -95,11 +135,13 @@ def test_a_run_learns_and_logs(cfg, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert [event[:2] for event in trainer.events] == [(e, b) for e in range(4) for b in range(3)]
     assert [event[2] for event in trainer.events[::3]] == pytest.approx(
-        [1e-5, 0.1, 0.1 * (1 + np.cos(np.pi / 4)) / 2, 0.05])
+        [1e-5, 0.1, 0.1 * (1 + np.cos(np.pi / 4)) / 2, 0.05]
+    )
     number = r"\d+\.\d+"
     epoch = re.compile(
         rf"epoch \[2/4\] batch \[2/3\] time {number} \({number}\) data {number} \({number}\) "
-        rf"loss {number} \({number}\) acc {number} \({number}\) lr 1.0000e-01 eta 0:00:0\d$")
+        rf"loss {number} \({number}\) acc {number} \({number}\) lr 1.0000e-01 eta 0:00:0\d$"
+    )
     assert sum(bool(epoch.match(line)) for line in lines) == 1
     assert sum(line.startswith("epoch [") for line in lines) == 4  # every second of three batches
     assert lines[-1].startswith("Elapsed: 0:00:0")
@@ -251,7 +293,7 @@ def test_results_against_a_plain_count(cfg, capsys, tmp_path):
     true, scores = torch.randint(0, 5, (97,)), torch.randn(97, 6)  # class 5 never occurs, yet is predicted
     evaluator.reset()
     for start in range(0, 97, 20):
-        evaluator.process(scores[start:start + 20], true[start:start + 20])
+        evaluator.process(scores[start : start + 20], true[start : start + 20])
     results = evaluator.evaluate()
     pairs = list(zip(true.tolist(), scores.argmax(1).tolist()))
     hits = sum(t == p for t, p in pairs)
@@ -261,9 +303,14 @@ def test_results_against_a_plain_count(cfg, capsys, tmp_path):
         f1.append(2 * both / (sum(t == c for t, _ in pairs) + sum(p == c for _, p in pairs)))
         recall.append(both / sum(t == c for t, _ in pairs))
     assert next(iter(results)) == "accuracy"
-    assert results == pytest.approx({
-        "accuracy": 100 * hits / 97, "error_rate": 100 - 100 * hits / 97, "macro_f1": 100 * np.mean(f1),
-        "perclass_accuracy": 100 * np.mean(recall)})
+    assert results == pytest.approx(
+        {
+            "accuracy": 100 * hits / 97,
+            "error_rate": 100 - 100 * hits / 97,
+            "macro_f1": 100 * np.mean(f1),
+            "perclass_accuracy": 100 * np.mean(recall),
+        }
+    )
     out = capsys.readouterr().out
     assert f"=> result\n* total: 97\n* correct: {hits}\n* accuracy: {100 * hits / 97:.1f}%\n* error: " in out
     assert f"* macro_f1: {100 * np.mean(f1):.1f}%\n=> per-class result\n* class: 0 (class 0)\ttotal: " in out

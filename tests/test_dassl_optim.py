@@ -1,4 +1,5 @@
 """compat/dassl: learning rates and optimizers."""
+
 import math
 
 import pytest
@@ -32,8 +33,21 @@ def rates(cfg, epochs=None, scheduler_state=None, start=0):
 
 def test_the_papers_schedule():
     got, _ = rates(optim_cfg(WARMUP_EPOCH=1, WARMUP_TYPE="constant", WARMUP_CONS_LR=1e-5))
-    assert got == pytest.approx([1e-5, 2.5e-3, 2.438821e-3, 2.261271e-3, 1.984732e-3, 1.636271e-3, 1.25e-3,
-                                 8.637288e-4, 5.152684e-4, 2.387288e-4], rel=1e-6)
+    assert got == pytest.approx(
+        [
+            1e-5,
+            2.5e-3,
+            2.438821e-3,
+            2.261271e-3,
+            1.984732e-3,
+            1.636271e-3,
+            1.25e-3,
+            8.637288e-4,
+            5.152684e-4,
+            2.387288e-4,
+        ],
+        rel=1e-6,
+    )
 
 
 def test_cosine_without_warmup():
@@ -48,10 +62,12 @@ def test_linear_warmup_begins_at_the_lowest_rate():
 
 def test_steps():
     assert rates(optim_cfg(LR=1.0, LR_SCHEDULER="single_step", STEPSIZE=(4,), GAMMA=0.5))[0] == pytest.approx(
-        [1] * 4 + [0.5] * 4 + [0.25] * 2)
+        [1] * 4 + [0.5] * 4 + [0.25] * 2
+    )
     assert rates(optim_cfg(LR=1.0, LR_SCHEDULER="single_step"), epochs=12)[0] == pytest.approx([1] * 10 + [0.1] * 2)
     assert rates(optim_cfg(LR=1.0, LR_SCHEDULER="multi_step", STEPSIZE=(2, 5, 7)))[0] == pytest.approx(
-        [1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.001])
+        [1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.001]
+    )
 
 
 def test_without_recount_the_schedule_has_gone_on_during_warmup():
@@ -62,8 +78,11 @@ def test_without_recount_the_schedule_has_gone_on_during_warmup():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    name=st.sampled_from(["cosine", "single_step", "multi_step"]), kind=st.sampled_from(["constant", "linear"]),
-    warmup=st.integers(0, 4), stop=st.integers(0, 9), recount=st.booleans(),
+    name=st.sampled_from(["cosine", "single_step", "multi_step"]),
+    kind=st.sampled_from(["constant", "linear"]),
+    warmup=st.integers(0, 4),
+    stop=st.integers(0, 9),
+    recount=st.booleans(),
 )
 def test_a_resumed_schedule_goes_on_exactly(name, kind, warmup, stop, recount):
     cfg = optim_cfg(LR_SCHEDULER=name, WARMUP_TYPE=kind, WARMUP_EPOCH=warmup, WARMUP_RECOUNT=recount, STEPSIZE=[3, 4])
@@ -141,9 +160,14 @@ def test_given_parameter_groups_win():
     assert groups[0]["lr"] == 0.5
 
 
-@pytest.mark.parametrize("key, value, error", [
-    ("NAME", "sgdd", ValueError), ("LR_SCHEDULER", "cosin", ValueError), ("WARMUP_TYPE", "quadratic", ValueError),
-])
+@pytest.mark.parametrize(
+    "key, value, error",
+    [
+        ("NAME", "sgdd", ValueError),
+        ("LR_SCHEDULER", "cosin", ValueError),
+        ("WARMUP_TYPE", "quadratic", ValueError),
+    ],
+)
 def test_an_unknown_name_is_answered_with_the_known_ones(key, value, error):
     cfg = optim_cfg(WARMUP_EPOCH=1, **{key: value})
     with pytest.raises(error, match=f"OPTIM.{key} is .*{value}"):

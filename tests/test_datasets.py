@@ -1,4 +1,5 @@
 """The shared reader, with EuroSAT's layout in miniature, Digits and a user's own folder."""
+
 import json
 import multiprocessing
 import os
@@ -406,9 +407,14 @@ def test_a_users_folder_is_divided_the_same_each_time(tmp_path):
     assert load(tmp_path, "ImageFolder", 2).num_classes == 4
 
 
-@pytest.mark.parametrize("with_val, train, val, test", [
-    (False, "train", "val", "test"), (True, "train", "val", "test"), (True, "Train", "Validation", "Test"),
-])
+@pytest.mark.parametrize(
+    "with_val, train, val, test",
+    [
+        (False, "train", "val", "test"),
+        (True, "train", "val", "test"),
+        (True, "Train", "Validation", "Test"),
+    ],
+)
 def test_a_users_own_division_is_kept(tmp_path, with_val, train, val, test):
     for part, count in ((train, 5), (test, 2), *(((val, 1),) if with_val else ())):
         for name in ("cat", "train"):
@@ -450,10 +456,16 @@ def test_a_users_folder_that_is_not_there(tmp_path):
         load(tmp_path / "nowhere", "ImageFolder")
 
 
-@pytest.mark.parametrize("folder, name", [
-    ("001.Black_footed_Albatross", "Black footed Albatross"), ("McDonalds", "McDonalds"), ("iPhone", "iPhone"),
-    ("707-320", "707 320"), ("HerbaceousVegetation", "Herbaceous Vegetation"),
-])
+@pytest.mark.parametrize(
+    "folder, name",
+    [
+        ("001.Black_footed_Albatross", "Black footed Albatross"),
+        ("McDonalds", "McDonalds"),
+        ("iPhone", "iPhone"),
+        ("707-320", "707 320"),
+        ("HerbaceousVegetation", "Herbaceous Vegetation"),
+    ],
+)
 def test_readable_names_of_other_datasets(folder, name):
     assert readable(folder) == name
 

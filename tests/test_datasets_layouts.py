@@ -1,4 +1,5 @@
 """The benchmark's fifteen datasets, each in its published layout, in miniature (miniatures.py)."""
+
 import importlib.util
 import json
 import os

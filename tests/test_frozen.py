@@ -1,4 +1,5 @@
 """Products with frozen weights against the same product written in float64."""
+
 import gc
 
 import pytest
@@ -46,7 +47,9 @@ def test_the_product_and_the_gradient(dtype, rows, size):
 @given(n=st.integers(1, 70), k=st.integers(1, 70), tokens=st.integers(1, 40))
 def test_any_size(n, k, tokens):
     (weight, bias), x = weight_and_bias(n=n, k=k), torch.randn(tokens, k)
-    torch.testing.assert_close(linear(x, weight, bias).double(), exact(x, weight, bias, EVERY)[0], **CLOSE[torch.float32])
+    torch.testing.assert_close(
+        linear(x, weight, bias).double(), exact(x, weight, bias, EVERY)[0], **CLOSE[torch.float32]
+    )
 
 
 def test_some_of_the_tokens():
@@ -59,7 +62,9 @@ def test_a_weight_that_changes_is_laid_out_anew():
 
     def check():
         y = linear(x.to(layer.weight), layer.weight, layer.bias)
-        torch.testing.assert_close(y.double(), exact(x, layer.weight, layer.bias, EVERY)[0], **CLOSE[layer.weight.dtype])
+        torch.testing.assert_close(
+            y.double(), exact(x, layer.weight, layer.bias, EVERY)[0], **CLOSE[layer.weight.dtype]
+        )
 
     check()
     layer.weight.mul_(2)

@@ -1,4 +1,5 @@
 """Decomposition, constancy, the variants of the mechanism and prompts to biases, on small random CLIPs."""
+
 import argparse
 import copy
 from types import SimpleNamespace
@@ -37,8 +38,16 @@ def tuned(stock, config):
     """tuned(depth_vision, depth_text, text_prompts): IVLP with random prompts, around a copy of `stock`."""
 
     def make(depth_vision=L, depth_text=L, text_prompts=T, trainer=ivlp):
-        cfg = config("IVLP.N_CTX_VISION", V, "IVLP.N_CTX_TEXT", text_prompts, "IVLP.PROMPT_DEPTH_VISION", depth_vision,
-                     "IVLP.PROMPT_DEPTH_TEXT", depth_text)
+        cfg = config(
+            "IVLP.N_CTX_VISION",
+            V,
+            "IVLP.N_CTX_TEXT",
+            text_prompts,
+            "IVLP.PROMPT_DEPTH_VISION",
+            depth_vision,
+            "IVLP.PROMPT_DEPTH_TEXT",
+            depth_text,
+        )
         model = trainer.CustomCLIP(cfg, CLASSES, copy.deepcopy(stock)).eval()
         torch.manual_seed(1)
         with torch.no_grad():
@@ -82,9 +91,9 @@ def plain_update(block, x, prompts, row, mask_after):
     update, from_inputs, from_prompts = torch.zeros(D), torch.zeros(D), torch.zeros(D)
     for head in range(attn.num_heads):
         at = slice(head * d, head * d + d)
-        q, k, v = (h @ W[n * D:(n + 1) * D].T[:, at] + b[n * D:(n + 1) * D][at] for n in range(3))
+        q, k, v = (h @ W[n * D : (n + 1) * D].T[:, at] + b[n * D : (n + 1) * D][at] for n in range(3))
         W_O = attn.out_proj.weight[:, at].T  # (d, D)
-        e = {j: torch.exp(q[row] @ k[j] / d ** 0.5) for j in visible}
+        e = {j: torch.exp(q[row] @ k[j] / d**0.5) for j in visible}
         total = sum(e.values())
         inputs = sum(e[j] for j in visible if j not in prompts)
         pi = 1 - inputs / total
@@ -109,7 +118,7 @@ def test_decomposition_adds_up_and_equals_the_formulas(model, images, kind):
 
         def update(self, i, parts):
             out = branch.tower.blocks[i].attn.out_proj
-            join = lambda t: t.transpose(1, 2).flatten(2) @ out.weight.T  # noqa: E731
+            join = lambda t: t.transpose(1, 2).flatten(2) @ out.weight.T
             seen.append((i, self.x, join((1 - parts.pi) * (parts.a @ parts.v)), join(parts.u), parts))
             return parts.whole
 
@@ -122,7 +131,8 @@ def test_decomposition_adds_up_and_equals_the_formulas(model, images, kind):
         for position in (0, 1, len(rows) - 1):
             row = rows[position]
             update, from_inputs, from_prompts, b = plain_update(
-                branch.tower.blocks[i], x[1], prompts, row, kind == "text")
+                branch.tower.blocks[i], x[1], prompts, row, kind == "text"
+            )
             assert torch.allclose(own[1, position], from_inputs, atol=1e-4)
             assert torch.allclose(u[1, position], from_prompts, atol=1e-4)
             assert torch.allclose(own[1, position] + u[1, position] + b, update, atol=1e-4)
@@ -210,7 +220,7 @@ def test_attention_from_other_runs(model, stock, images):
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
     start = visual.ln_pre(x)
     embedded = [visual.ln_pre(prompts[0]), *prompts[1:]]
-    gather = lambda a, v: torch.einsum("bhij,bjhd->bihd", a, v)  # noqa: E731
+    gather = lambda a, v: torch.einsum("bhij,bjhd->bihd", a, v)
     for name in ("transplanted attention", "frozen attention"):
         full, plain, own = start, start, start
         for block, p in zip(visual.transformer.resblocks, embedded):
@@ -256,7 +266,7 @@ def test_mean_of_u_is_a_plain_mean(model, images):
                 assert len(rows) == len(images) * (1 + M)
             else:
                 eos = model.text.tokens.argmax(-1)
-                rows = torch.cat([u[k, 1:int(end) + 1 - T] for k, end in enumerate(eos)])
+                rows = torch.cat([u[k, 1 : int(end) + 1 - T] for k, end in enumerate(eos)])
             assert torch.allclose(term.bias()[i], rows.mean(0), atol=1e-5)
             constancy = rows.mean(0).square().sum() / rows.square().sum(-1).mean()
             assert torch.allclose(term.constancy()[i, 0].float(), constancy, atol=1e-5)
@@ -352,8 +362,16 @@ def test_area_under_straight_lines():
 
 @torch.no_grad()
 def test_raw_attention_is_that_of_cls_in_the_last_block(model, stock, images):
-    x = torch.cat([stock.visual.class_embedding.expand(len(images), 1, -1),
-                   stock.visual.conv1(images).flatten(2).transpose(1, 2)], 1) + stock.visual.positional_embedding
+    x = (
+        torch.cat(
+            [
+                stock.visual.class_embedding.expand(len(images), 1, -1),
+                stock.visual.conv1(images).flatten(2).transpose(1, 2),
+            ],
+            1,
+        )
+        + stock.visual.positional_embedding
+    )
     x = stock.visual.ln_pre(x).transpose(0, 1)
     *first, last = stock.visual.transformer.resblocks
     for block in first:
@@ -380,8 +398,13 @@ def study(tuned, stock, config, images):
         cfg = config("ZEROSHOTCLIP.TEMPLATE", "a photo of a {}.")
         plain = zeroshot.CustomCLIP(cfg, CLASSES, copy.deepcopy(stock)).eval()
         return SmallStudy(
-            tuned=model, plain=plain, models={"zero-shot CLIP": plain, "tuned": model}, label="tuned", cfg=config(),
-            plain_clip=lambda template: plain, batches=lambda what, split="test": zip(images.split(4), labels.split(4)),
+            tuned=model,
+            plain=plain,
+            models={"zero-shot CLIP": plain, "tuned": model},
+            label="tuned",
+            cfg=config(),
+            plain_clip=lambda template: plain,
+            batches=lambda what, split="test": zip(images.split(4), labels.split(4)),
         )
 
     return make

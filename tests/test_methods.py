@@ -1,4 +1,5 @@
 """What IVLP and BiasTuning compute, against plain loops over the stock CLIP's own modules."""
+
 import copy
 
 import pytest
@@ -67,8 +68,16 @@ def test_zero_shot_is_the_stock_clip(small_clip, config, batch):
 
 @pytest.mark.parametrize("vision_depth, text_depth", [(3, 3), (2, 1), (0, 3)])
 def test_bias_is_added_to_every_token_after_each_block(small_clip, config, batch, vision_depth, text_depth):
-    cfg = config("BIASTUNING.DEPTH_VISION", vision_depth, "BIASTUNING.DEPTH_TEXT", text_depth, "BIASTUNING.INIT_STD", 0.3,
-                 "BIASTUNING.TEMPLATE", TEMPLATE)
+    cfg = config(
+        "BIASTUNING.DEPTH_VISION",
+        vision_depth,
+        "BIASTUNING.DEPTH_TEXT",
+        text_depth,
+        "BIASTUNING.INIT_STD",
+        0.3,
+        "BIASTUNING.TEMPLATE",
+        TEMPLATE,
+    )
     model = bias_tuning.CustomCLIP(cfg, NAMES, copy.deepcopy(small_clip))
     biases = {"vision": model.learner.vision.bias, "text": model.learner.text.bias}
     assert biases["vision"].shape == (vision_depth, 128) and biases["text"].shape == (text_depth, 128)
@@ -76,8 +85,11 @@ def test_bias_is_added_to_every_token_after_each_block(small_clip, config, batch
     plain = {name: bias.detach().clone().requires_grad_() for name, bias in biases.items()}
     add = {name: lambda i, x, b=b: x + b[i] if i < len(b) else x for name, b in plain.items()}
     tokens = tokens_of([TEMPLATE.format(name.replace("_", " ")) for name in NAMES])
-    expected = plain_logits(small_clip, plain_image(small_clip, batch[0], same, unchanged, add["vision"]),
-                            plain_text(small_clip, tokens, same, unchanged, add["text"]))
+    expected = plain_logits(
+        small_clip,
+        plain_image(small_clip, batch[0], same, unchanged, add["vision"]),
+        plain_text(small_clip, tokens, same, unchanged, add["text"]),
+    )
 
     torch.testing.assert_close(model.eval()(batch[0]), expected, rtol=1e-4, atol=1e-4)
     loss = model.train()(*batch)
@@ -107,15 +119,30 @@ def test_folded_biases_leave_a_stock_clip(small_clip, config, batch):
         torch.testing.assert_close(model(batch[0]), tuned, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("ctx_init, T, V, vision_depth, text_depth", [
-    ("a photo of a", 4, 3, 3, 3),
-    ("a photo of a", 1, 1, 2, 1),
-    ("a photo of a", 6, 2, 1, 2),  # more than four: placeholders instead of words
-    ("", 2, 2, 0, 3),
-])
-def test_prompts_are_replaced_in_front_of_each_block(small_clip, config, batch, ctx_init, T, V, vision_depth, text_depth):
-    cfg = config("IVLP.CTX_INIT", ctx_init, "IVLP.N_CTX_TEXT", T, "IVLP.N_CTX_VISION", V,
-                 "IVLP.PROMPT_DEPTH_VISION", vision_depth, "IVLP.PROMPT_DEPTH_TEXT", text_depth)
+@pytest.mark.parametrize(
+    "ctx_init, T, V, vision_depth, text_depth",
+    [
+        ("a photo of a", 4, 3, 3, 3),
+        ("a photo of a", 1, 1, 2, 1),
+        ("a photo of a", 6, 2, 1, 2),  # more than four: placeholders instead of words
+        ("", 2, 2, 0, 3),
+    ],
+)
+def test_prompts_are_replaced_in_front_of_each_block(
+    small_clip, config, batch, ctx_init, T, V, vision_depth, text_depth
+):
+    cfg = config(
+        "IVLP.CTX_INIT",
+        ctx_init,
+        "IVLP.N_CTX_TEXT",
+        T,
+        "IVLP.N_CTX_VISION",
+        V,
+        "IVLP.PROMPT_DEPTH_VISION",
+        vision_depth,
+        "IVLP.PROMPT_DEPTH_TEXT",
+        text_depth,
+    )
     model = ivlp.CustomCLIP(cfg, NAMES, copy.deepcopy(small_clip))
     learned = dict(model.learner.named_parameters())
     assert learned["text.prompts"].shape == (text_depth, T, 128)
@@ -125,18 +152,19 @@ def test_prompts_are_replaced_in_front_of_each_block(small_clip, config, batch, 
     M = 16
 
     def put_text(i, x):
-        return torch.cat([x[:, :1], text[i].expand(len(x), -1, -1), x[:, 1 + T:]], 1) if i < text_depth else x
+        return torch.cat([x[:, :1], text[i].expand(len(x), -1, -1), x[:, 1 + T :]], 1) if i < text_depth else x
 
     def put_vision(i, x):
-        return torch.cat([x[:, :1 + M], vision[i].expand(len(x), -1, -1)], 1) if i < vision_depth else x
+        return torch.cat([x[:, : 1 + M], vision[i].expand(len(x), -1, -1)], 1) if i < vision_depth else x
 
     words = ctx_init if ctx_init and T <= 4 else " ".join(["X"] * T)
     tokens = tokens_of([f"{words} {name.replace('_', ' ')}." for name in NAMES])
-    after_first = lambda put: lambda i, x: put(i, x) if i else x  # noqa: E731
+    after_first = lambda put: lambda i, x: put(i, x) if i else x
     expected = plain_logits(
         small_clip,
         plain_image(small_clip, batch[0], lambda x: put_vision(0, x), after_first(put_vision), unchanged),
-        plain_text(small_clip, tokens, lambda x: put_text(0, x), after_first(put_text), unchanged))
+        plain_text(small_clip, tokens, lambda x: put_text(0, x), after_first(put_text), unchanged),
+    )
 
     torch.testing.assert_close(model.eval()(batch[0]), expected, rtol=1e-4, atol=1e-4)
     model.train()(*batch).backward()
@@ -178,18 +206,21 @@ def test_lower_precision_stays_close_and_learns_in_float32(small_clip, config, b
     assert model.learner.text.bias.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("module, pairs, said", [
-    (bias_tuning, ("BIASTUNING.DEPTH_VISION", 4), "DEPTH_VISION is 4, but has to be between 0 and 3"),
-    (bias_tuning, ("BIASTUNING.DEPTH_VISION", 0, "BIASTUNING.DEPTH_TEXT", 0), "nothing to learn"),
-    (bias_tuning, ("BIASTUNING.PREC", "fp8"), "has to be one of auto, fp32"),
-    (bias_tuning, ("BIASTUNING.TEMPLATE", "a photo"), "needs one {}"),
-    (ivlp, ("IVLP.PROMPT_DEPTH_TEXT", 0), "PROMPT_DEPTH_TEXT is 0, but has to be between 1 and 3"),
-    (ivlp, ("IVLP.PROMPT_DEPTH_VISION", 9), "PROMPT_DEPTH_VISION is 9"),
-    (ivlp, ("IVLP.N_CTX_TEXT", 0), "at least 1 text prompt"),
-    (ivlp, ("IVLP.N_CTX_VISION", 0), "set PROMPT_DEPTH_VISION to 0"),
-    (ivlp, ("IVLP.CTX_INIT", "photo", "IVLP.N_CTX_TEXT", 4), "fewer than N_CTX_TEXT = 4"),
-    (ivlp, ("IVLP.N_CTX_TEXT", 75), '"Annual Crop Land" is longer than CLIP\'s 77'),
-])
+@pytest.mark.parametrize(
+    "module, pairs, said",
+    [
+        (bias_tuning, ("BIASTUNING.DEPTH_VISION", 4), "DEPTH_VISION is 4, but has to be between 0 and 3"),
+        (bias_tuning, ("BIASTUNING.DEPTH_VISION", 0, "BIASTUNING.DEPTH_TEXT", 0), "nothing to learn"),
+        (bias_tuning, ("BIASTUNING.PREC", "fp8"), "has to be one of auto, fp32"),
+        (bias_tuning, ("BIASTUNING.TEMPLATE", "a photo"), "needs one {}"),
+        (ivlp, ("IVLP.PROMPT_DEPTH_TEXT", 0), "PROMPT_DEPTH_TEXT is 0, but has to be between 1 and 3"),
+        (ivlp, ("IVLP.PROMPT_DEPTH_VISION", 9), "PROMPT_DEPTH_VISION is 9"),
+        (ivlp, ("IVLP.N_CTX_TEXT", 0), "at least 1 text prompt"),
+        (ivlp, ("IVLP.N_CTX_VISION", 0), "set PROMPT_DEPTH_VISION to 0"),
+        (ivlp, ("IVLP.CTX_INIT", "photo", "IVLP.N_CTX_TEXT", 4), "fewer than N_CTX_TEXT = 4"),
+        (ivlp, ("IVLP.N_CTX_TEXT", 75), '"Annual Crop Land" is longer than CLIP\'s 77'),
+    ],
+)
 def test_what_does_not_fit_is_refused(small_clip, config, module, pairs, said):
     with pytest.raises(UserError) as refused:
         module.CustomCLIP(config(*pairs), NAMES, small_clip)

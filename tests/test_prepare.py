@@ -1,4 +1,5 @@
 """Fetching datasets: downloads from a local server, archives that mean harm, and the command line."""
+
 import contextlib
 import hashlib
 import http.server

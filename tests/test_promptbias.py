@@ -1,4 +1,5 @@
 """`import promptbias` in somebody else's checkout, which has its own `trainers/`, `datasets/` and `train.py`."""
+
 import os
 import shutil
 import subprocess
@@ -57,7 +58,10 @@ def checkout(tmp_path):
     folder = tmp_path / "CoOp"
 
     def make(line, name="CoOp"):
-        for package, file, text in (("datasets", "flags.py", FLAGS_PY), ("trainers", "coop.py", COOP_PY.format(name=name))):
+        for package, file, text in (
+            ("datasets", "flags.py", FLAGS_PY),
+            ("trainers", "coop.py", COOP_PY.format(name=name)),
+        ):
             (folder / package).mkdir(parents=True)
             (folder / package / "__init__.py").touch()
             (folder / package / file).write_text(textwrap.dedent(text))
@@ -70,13 +74,26 @@ def checkout(tmp_path):
 
 def train(folder, weights, trainer, path):
     """Run the checkout's train.py; Dassl and our hook are installed, which PYTHONPATH stands for."""
-    options = {"TRAINER.NAME": trainer, "DATASET.NAME": "Flags", "DATASET.ROOT": str(folder / "data"),
-               "OUTPUT_DIR": str(folder / "output"), "MODEL.BACKBONE.NAME": weights, "INPUT.SIZE": "(32, 32)",
-               "OPTIM.MAX_EPOCH": "1", "OPTIM.NAME": "sgd", "DATALOADER.NUM_WORKERS": "0",
-               "TRAINER.BIASTUNING.DEPTH_VISION": "3", "TRAINER.BIASTUNING.DEPTH_TEXT": "3"}
-    words = [word for pair in options.items() for word in pair if not (pair[0].startswith("TRAINER.B") and trainer == "CoOp")]
+    options = {
+        "TRAINER.NAME": trainer,
+        "DATASET.NAME": "Flags",
+        "DATASET.ROOT": str(folder / "data"),
+        "OUTPUT_DIR": str(folder / "output"),
+        "MODEL.BACKBONE.NAME": weights,
+        "INPUT.SIZE": "(32, 32)",
+        "OPTIM.MAX_EPOCH": "1",
+        "OPTIM.NAME": "sgd",
+        "DATALOADER.NUM_WORKERS": "0",
+        "TRAINER.BIASTUNING.DEPTH_VISION": "3",
+        "TRAINER.BIASTUNING.DEPTH_TEXT": "3",
+    }
+    words = [
+        word for pair in options.items() for word in pair if not (pair[0].startswith("TRAINER.B") and trainer == "CoOp")
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    return subprocess.run([sys.executable, "train.py", *words], cwd=folder, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "train.py", *words], cwd=folder, capture_output=True, text=True, env=environment
+    )
 
 
 @pytest.mark.slow
@@ -119,8 +136,9 @@ def test_a_run_of_a_checkout_where_the_name_was_taken_is_known_here():
 def test_the_hook_without_its_folders_says_how_to_install_it(tmp_path):
     shutil.copy(os.path.join(ROOT, "promptbias.py"), tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", "import promptbias"], cwd=tmp_path, capture_output=True, text=True,
-                          env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", "import promptbias"], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 1 and "pip install -e" in done.stderr.splitlines()[-1]
 
 
@@ -135,8 +153,13 @@ def test_a_package_that_is_not_installed_is_one_sentence(capsys):
 def dassl_in_use(tmp_path):
     """The file of the Dassl that is used where one is installed in tmp_path/site; and the process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), ROOT])}
-    done = subprocess.run([sys.executable, "-c", "import promptbias, dassl; print(dassl.__file__)"], cwd=tmp_path,
-                          capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", "import promptbias, dassl; print(dassl.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     return done.stdout.strip().splitlines()[-1], done
 
 

@@ -1,4 +1,5 @@
 """The tables at the end of the scripts."""
+
 import json
 import statistics
 
@@ -45,8 +46,10 @@ def test_base_and_new(runs):
     assert table.splitlines()[-1].split()[-3:] == ["60.0", "40.0", "48.0"]
 
 
-@pytest.mark.parametrize("base, new, lacking", [({1: 60.0, 2: 61.0}, {1: 40.0}, "n has no seed2"),
-                                                ({1: 60.0}, {1: 40.0, 3: 41.0}, "b has no seed3")])
+@pytest.mark.parametrize(
+    "base, new, lacking",
+    [({1: 60.0, 2: 61.0}, {1: 40.0}, "n has no seed2"), ({1: 60.0}, {1: 40.0, 3: 41.0}, "b has no seed3")],
+)
 def test_base_and_new_need_the_same_seeds(runs, base, new, lacking):
     folders = [runs("b", base), runs("n", new)]
     with pytest.raises(UserError, match=lacking):
@@ -56,10 +59,16 @@ def test_base_and_new_need_the_same_seeds(runs, base, new, lacking):
 
 def test_zero_shot_of_another_backbone_is_refused(runs):
     folders = [runs("b", {1: 60.0}, backbone="tiny"), runs("n", {1: 40.0}, backbone="tiny")]
-    other, same, unknown = (runs(name, {1: 20.0}, **more) + "/seed1" for name, more in
-                            (("z", {"backbone": "ViT-B/16"}), ("y", {"backbone": "tiny"}), ("x", {})))
-    for table, runs_shown, count in ((results.table_of_seeds, folders[0], 1), (results.table_of_folders, folders, 1),
-                                     (results.table_of_folders, folders, 2), (results.table_of_base_and_new, folders, 2)):
+    other, same, unknown = (
+        runs(name, {1: 20.0}, **more) + "/seed1"
+        for name, more in (("z", {"backbone": "ViT-B/16"}), ("y", {"backbone": "tiny"}), ("x", {}))
+    )
+    for table, runs_shown, count in (
+        (results.table_of_seeds, folders[0], 1),
+        (results.table_of_folders, folders, 1),
+        (results.table_of_folders, folders, 2),
+        (results.table_of_base_and_new, folders, 2),
+    ):
         with pytest.raises(UserError, match='backbone is "ViT-B/16", theirs "tiny"'):
             table(runs_shown, [other] * count, None)
         for fitting in (same, unknown):

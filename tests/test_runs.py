@@ -1,4 +1,5 @@
 """Runs through the real command line: what they leave, going on after an interruption, checkpoints, bad input."""
+
 import contextlib
 import io
 import json
@@ -52,7 +53,9 @@ def test_what_a_run_leaves(run):
 def test_a_checkpoint_holds_only_what_was_learned(run):
     checkpoint = learned(run[0])
     assert {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()} == {
-        "vision.bias": (3, 128), "text.bias": (3, 128)}
+        "vision.bias": (3, 128),
+        "text.bias": (3, 128),
+    }
     assert checkpoint["state_dict"]["vision.bias"].abs().sum() > 0
     assert os.path.getsize(run[0] / "BlockBias" / "model.pth.tar-2") < 4 * 2 * 3 * 128 + 4096
 
@@ -79,7 +82,9 @@ def test_a_folder_with_another_config_is_refused(run, train_py):
 
 def test_eval_only_gives_the_same_number(run, train_py, tmp_path):
     folder, _ = run
-    done = train_py("--eval-only", "--model-dir", str(folder), "--load-epoch", "2", "--output-dir", str(tmp_path / "eval"))
+    done = train_py(
+        "--eval-only", "--model-dir", str(folder), "--load-epoch", "2", "--output-dir", str(tmp_path / "eval")
+    )
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((path / "results.json").read_text()) for path in (folder, tmp_path / "eval"))
     assert first["accuracy"] == second["accuracy"] and first["per_class"] == second["per_class"]
@@ -96,19 +101,33 @@ def test_the_same_command_gives_the_same_bits(run, train_py, tmp_path):
 def test_the_parser_of_coop_reads_the_log(run):
     # As its documentation has it: the metric's last value after the line that says that training is over.
     lines = [line.strip() for line in (run[0] / "log.txt").read_text().splitlines()]
-    found = [re.search(r"\* accuracy: ([\.\deE+-]+)%", line) for line in lines[lines.index("Finish training"):]]
+    found = [re.search(r"\* accuracy: ([\.\deE+-]+)%", line) for line in lines[lines.index("Finish training") :]]
     values = [float(match.group(1)) for match in found if match]
     assert values == [round(json.loads((run[0] / "results.json").read_text())["accuracy"], 1)]
 
 
 def test_rates_are_those_of_the_paper(train_py, tmp_path):
     """SGD at 0.0025, cosine over 10 epochs, the first at 1e-5. Only the last step's line shows the next epoch's rate."""
-    done = train_py("--output-dir", str(tmp_path), "OPTIM.MAX_EPOCH", "10", "OPTIM.LR", "0.0025", "TRAIN.PRINT_FREQ", "1")
+    done = train_py(
+        "--output-dir", str(tmp_path), "OPTIM.MAX_EPOCH", "10", "OPTIM.LR", "0.0025", "TRAIN.PRINT_FREQ", "1"
+    )
     assert done.returncode == 0, done.stderr
     rates = dict(re.findall(r"epoch \[(\d+)/10\] batch \[1/\d+\].* lr (\S+)", (tmp_path / "log.txt").read_text()))
     assert [float(rates[str(epoch)]) for epoch in range(1, 11)] == pytest.approx(
-        [1e-5, 2.5e-3, 2.438821e-3, 2.261271e-3, 1.984732e-3, 1.636271e-3, 1.25e-3, 8.637288e-4, 5.152684e-4, 2.387288e-4],
-        rel=1e-3)
+        [
+            1e-5,
+            2.5e-3,
+            2.438821e-3,
+            2.261271e-3,
+            1.984732e-3,
+            1.636271e-3,
+            1.25e-3,
+            8.637288e-4,
+            5.152684e-4,
+            2.387288e-4,
+        ],
+        rel=1e-3,
+    )
 
 
 def test_macro_f1_is_the_evaluators(run):
@@ -127,7 +146,10 @@ def test_classes_of_one_name_are_counted_each():
     trainer.model = SimpleNamespace(learner=torch.nn.Identity(), template="{}", precision="fp32")
     found = trainer.results(75.0, {})["per_class"]
     assert {name: (c["accuracy"], c["count"]) for name, c in found.items()} == {
-        "crane": (50, 2), "maillot": (100, 1), "crane (2)": (100, 1)}
+        "crane": (50, 2),
+        "maillot": (100, 1),
+        "crane (2)": (100, 1),
+    }
 
 
 def test_a_tested_checkpoint_is_not_a_finished_training(run, train_py, tmp_path):
@@ -186,9 +208,20 @@ def test_the_log_of_a_broken_run_makes_way(run, train_py, tmp_path):
 
 
 def test_a_sampler_whose_epochs_differ_in_length(train_py, tmp_path):
-    done = train_py("--output-dir", str(tmp_path), "DATASET.NUM_SHOTS", "16", "DATALOADER.TRAIN_X.SAMPLER",
-                    "RandomClassSampler", "DATALOADER.TRAIN_X.N_INS", "4", "DATALOADER.TRAIN_X.BATCH_SIZE", "12",
-                    "OPTIM.MAX_EPOCH", "4")
+    done = train_py(
+        "--output-dir",
+        str(tmp_path),
+        "DATASET.NUM_SHOTS",
+        "16",
+        "DATALOADER.TRAIN_X.SAMPLER",
+        "RandomClassSampler",
+        "DATALOADER.TRAIN_X.N_INS",
+        "4",
+        "DATALOADER.TRAIN_X.BATCH_SIZE",
+        "12",
+        "OPTIM.MAX_EPOCH",
+        "4",
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -219,7 +252,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, train_py, tmp_path):
 def test_the_state_of_a_warm_up_includes_what_follows_it():
     from trainers.tuning.trainer import scheduler_state, set_scheduler_state
 
-    class WarmUp(torch.optim.lr_scheduler.ConstantLR):  # as Dassl's: counts its own epoch, then another scheduler takes over
+    class WarmUp(
+        torch.optim.lr_scheduler.ConstantLR
+    ):  # as Dassl's: counts its own epoch, then another scheduler takes over
         def __init__(self, optimizer):
             self.successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
             super().__init__(optimizer, factor=0.5, total_iters=1)
@@ -252,10 +287,13 @@ def test_the_state_of_a_warm_up_includes_what_follows_it():
         assert resumed_optimizer.param_groups[0]["lr"] == rate
 
 
-@pytest.mark.parametrize("change, said", [
-    (("TRAINER.BIASTUNING.DEPTH_TEXT", "2"), "TRAINER.BIASTUNING.DEPTH_TEXT 3, but this run has 2"),
-    (("--trainer", "IVLP"), "holds no trained IVLP"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("TRAINER.BIASTUNING.DEPTH_TEXT", "2"), "TRAINER.BIASTUNING.DEPTH_TEXT 3, but this run has 2"),
+        (("--trainer", "IVLP"), "holds no trained IVLP"),
+    ],
+)
 def test_a_checkpoint_of_another_model_is_refused(run, train_py, tmp_path, change, said):
     done = train_py("--eval-only", "--model-dir", str(run[0]), "--output-dir", str(tmp_path / "eval"), *change)
     assert done.returncode == 1 and said in done.stderr
@@ -265,7 +303,9 @@ def test_a_damaged_checkpoint_is_refused(run, train_py, tmp_path):
     (tmp_path / "BlockBias").mkdir()
     whole = (run[0] / "BlockBias" / "model.pth.tar-2").read_bytes()
     (tmp_path / "BlockBias" / "model.pth.tar-2").write_bytes(whole[: len(whole) // 2])
-    done = train_py("--eval-only", "--model-dir", str(tmp_path), "--load-epoch", "2", "--output-dir", str(tmp_path / "eval"))
+    done = train_py(
+        "--eval-only", "--model-dir", str(tmp_path), "--load-epoch", "2", "--output-dir", str(tmp_path / "eval")
+    )
     assert done.returncode == 1 and "is damaged" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -279,8 +319,14 @@ def test_promptsrc_checkpoints_load(small_clip, config, tmp_path):
     model = ivlp.CustomCLIP(config("IVLP.N_CTX_VISION", 2, "IVLP.N_CTX_TEXT", 2), ["a", "b"], small_clip)
     torch.manual_seed(5)
     text, vision = torch.randn(3, 2, 128), torch.randn(3, 2, 128)
-    state = OrderedDict({"prompt_learner.ctx": text[0], "prompt_learner.token_prefix": torch.zeros(2, 1, 128),
-                         "image_encoder.VPT": vision[0], "image_encoder.proj": torch.zeros(128, 32)})
+    state = OrderedDict(
+        {
+            "prompt_learner.ctx": text[0],
+            "prompt_learner.token_prefix": torch.zeros(2, 1, 128),
+            "image_encoder.VPT": vision[0],
+            "image_encoder.proj": torch.zeros(128, 32),
+        }
+    )
     for i in (1, 2):
         state[f"text_encoder.transformer.resblocks.{i}.VPT_shallow"] = text[i].half()
         state[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] = vision[i]
@@ -291,7 +337,9 @@ def test_promptsrc_checkpoints_load(small_clip, config, tmp_path):
     trainer.model, trainer.cfg = model, config("IVLP.N_CTX_VISION", 2, "IVLP.N_CTX_TEXT", 2)
     trainer.load_state(run_files.load(path), path)
     torch.testing.assert_close(model.learner.vision.prompts, torch.nn.Parameter(vision))
-    torch.testing.assert_close(model.learner.text.prompts, torch.nn.Parameter(torch.cat([text[:1], text[1:].half().float()])))
+    torch.testing.assert_close(
+        model.learner.text.prompts, torch.nn.Parameter(torch.cat([text[:1], text[1:].half().float()]))
+    )
 
 
 def test_loading_runs_nothing(tmp_path):
@@ -305,38 +353,41 @@ def test_loading_runs_nothing(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("words, said", [
-    (("--trainer", "BiasTunning"), 'there is no trainer "BiasTunning": did you mean "BiasTuning"?'),
-    (("DATASET.NAME", "Digit"), 'there is no dataset "Digit": did you mean "Digits"?'),
-    (("--backbone", "ViT-B16"), 'there is no CLIP "ViT-B16": did you mean "ViT-B/16"?'),
-    (("--backbone", "RN50"), "RN50 is a ResNet"),
-    (("TRAINER.BIASTUNING.DEPHT_TEXT", "1"), "there is no config key TRAINER.BIASTUNING.DEPHT_TEXT: did you mean"),
-    (("OPTIM.MAX_EPOCH",), "KEY VALUE pairs"),
-    (("--config-file", "configs/trainers/BiasTuning/tinny.yaml"), 'did you mean "tiny.yaml"?'),
-    (("--dataset-config-file", "configs/datasets/eurosatt.yaml"), 'did you mean "eurosat.yaml"?'),
-    (("DATASET.NUM_SHOTS", "0"), "NUM_SHOTS"),
-    (("--output-dir", "/dev/null/out"), "/dev/null/out"),
-    (("OPTIM.LR", "1e30"), "the last good checkpoint is kept"),
-    (("OPTIM.LR", "-1.0"), "OPTIM.LR is -1.0, but has to be at least 0"),
-    (("OPTIM.NAME", "sgdd"), "OPTIM.NAME is one of"),
-    (("OPTIM.LR.FOO", "1"), "OPTIM.LR.FOO"),
-    (("OPTIM.LR", "fast"), "OPTIM.LR has to be of type float, not str"),
-    (("OPTIM", "5"), "there is no config key OPTIM: did you mean"),
-    (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH is 0"),
-    (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER is one of"),
-    (("INPUT.PIXEL_STD", "[1.0, 1.0]"), "three numbers"),
-    (("INPUT.RRCROP_SCALE", "(1.0, 0.1)"), "the smaller one first"),
-    (("INPUT.RRCROP_SCALE", "(0.5,)"), "the smaller one first"),
-    (("OPTIM.LR", "None"), "OPTIM.LR is None, but has to be at least 0"),
-    (("INPUT.NO_TRANSFORM", "True"), "INPUT.NO_TRANSFORM is True"),
-    (("TEST.FINAL_MODEL", "best"), "'last_step' or 'best_val'"),
-    (("TEST.EVALUATOR", "Foo"), '"Foo" is not available'),
-    (("DATALOADER.TRAIN_X.SAMPLER", "Foo"), '"Foo" is no sampler'),
-    (("--transforms", "random_flop"), '"random_flop" is no transform'),
-    (("--seed", "99999999999"), "below 2**32"),
-    (("--model-dir", "somewhere"), "add --eval-only"),
-    (("TRAINER.BIASTUNING.DEPTH_TEXT", "0", "TRAINER.BIASTUNING.DEPTH_VISION", "0"), "nothing to learn"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--trainer", "BiasTunning"), 'there is no trainer "BiasTunning": did you mean "BiasTuning"?'),
+        (("DATASET.NAME", "Digit"), 'there is no dataset "Digit": did you mean "Digits"?'),
+        (("--backbone", "ViT-B16"), 'there is no CLIP "ViT-B16": did you mean "ViT-B/16"?'),
+        (("--backbone", "RN50"), "RN50 is a ResNet"),
+        (("TRAINER.BIASTUNING.DEPHT_TEXT", "1"), "there is no config key TRAINER.BIASTUNING.DEPHT_TEXT: did you mean"),
+        (("OPTIM.MAX_EPOCH",), "KEY VALUE pairs"),
+        (("--config-file", "configs/trainers/BiasTuning/tinny.yaml"), 'did you mean "tiny.yaml"?'),
+        (("--dataset-config-file", "configs/datasets/eurosatt.yaml"), 'did you mean "eurosat.yaml"?'),
+        (("DATASET.NUM_SHOTS", "0"), "NUM_SHOTS"),
+        (("--output-dir", "/dev/null/out"), "/dev/null/out"),
+        (("OPTIM.LR", "1e30"), "the last good checkpoint is kept"),
+        (("OPTIM.LR", "-1.0"), "OPTIM.LR is -1.0, but has to be at least 0"),
+        (("OPTIM.NAME", "sgdd"), "OPTIM.NAME is one of"),
+        (("OPTIM.LR.FOO", "1"), "OPTIM.LR.FOO"),
+        (("OPTIM.LR", "fast"), "OPTIM.LR has to be of type float, not str"),
+        (("OPTIM", "5"), "there is no config key OPTIM: did you mean"),
+        (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH is 0"),
+        (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER is one of"),
+        (("INPUT.PIXEL_STD", "[1.0, 1.0]"), "three numbers"),
+        (("INPUT.RRCROP_SCALE", "(1.0, 0.1)"), "the smaller one first"),
+        (("INPUT.RRCROP_SCALE", "(0.5,)"), "the smaller one first"),
+        (("OPTIM.LR", "None"), "OPTIM.LR is None, but has to be at least 0"),
+        (("INPUT.NO_TRANSFORM", "True"), "INPUT.NO_TRANSFORM is True"),
+        (("TEST.FINAL_MODEL", "best"), "'last_step' or 'best_val'"),
+        (("TEST.EVALUATOR", "Foo"), '"Foo" is not available'),
+        (("DATALOADER.TRAIN_X.SAMPLER", "Foo"), '"Foo" is no sampler'),
+        (("--transforms", "random_flop"), '"random_flop" is no transform'),
+        (("--seed", "99999999999"), "below 2**32"),
+        (("--model-dir", "somewhere"), "add --eval-only"),
+        (("TRAINER.BIASTUNING.DEPTH_TEXT", "0", "TRAINER.BIASTUNING.DEPTH_VISION", "0"), "nothing to learn"),
+    ],
+)
 def test_bad_input_gets_one_clear_sentence(train_py, tmp_path, monkeypatch, words, said):
     import train
 
@@ -350,12 +401,15 @@ def test_bad_input_gets_one_clear_sentence(train_py, tmp_path, monkeypatch, word
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-@pytest.mark.parametrize("name, text, said", [
-    ("code.py", "cfg = {}", "no YAML"),
-    ("list.yaml", "- 1", "has to hold keys"),
-    ("tab.yaml", "OPTIM:\n\tLR: 1", "in line 2"),
-    ("latin.yaml", b"A: \xe9", "UTF-8"),
-])
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("code.py", "cfg = {}", "no YAML"),
+        ("list.yaml", "- 1", "has to hold keys"),
+        ("tab.yaml", "OPTIM:\n\tLR: 1", "in line 2"),
+        ("latin.yaml", b"A: \xe9", "UTF-8"),
+    ],
+)
 def test_a_config_that_is_none_is_refused_and_never_run(train_py, tmp_path, name, text, said):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     done = train_py("--output-dir", str(tmp_path / "out"), "--config-file", str(tmp_path / name))
@@ -373,7 +427,9 @@ def test_a_damaged_file_of_a_run_is_one_sentence(run, train_py, tmp_path, file):
 
 def test_bad_input_ends_the_command_with_one_line(train_py, tmp_path):
     done = train_py("--output-dir", str(tmp_path), "--trainer", "BiasTunning")
-    assert done.returncode == 1 and done.stderr == 'error: there is no trainer "BiasTunning": did you mean "BiasTuning"?\n'
+    assert (
+        done.returncode == 1 and done.stderr == 'error: there is no trainer "BiasTunning": did you mean "BiasTuning"?\n'
+    )
 
 
 def test_help_waits_for_nothing_heavy():
@@ -384,8 +440,10 @@ def test_help_waits_for_nothing_heavy():
 
 
 def test_a_run_leaves_out_what_torchvision_imports_for_nothing(run, train_py):
-    code = ("import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path('train.py', run_name='__main__')\n"
-            "except SystemExit: print([name for name in ('torch._dynamo', 'torchvision.transforms') if name in sys.modules])")
+    code = (
+        "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit: print([name for name in ('torch._dynamo', 'torchvision.transforms') if name in sys.modules])"
+    )
     words = train_py.command("--output-dir", str(run[0]), "--resume", str(run[0]))[1:]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "['torchvision.transforms']", done.stderr

@@ -1,4 +1,5 @@
 """The scripts, as a user starts them, on miniature datasets in CoOp's layout on disk."""
+
 import json
 import os
 import re
@@ -26,32 +27,56 @@ def bash(tmp_path, data):
     """bash(script, *words): run it with DATA, OUTPUT and one seed; returns the finished process."""
 
     def run(script, *words, **variables):
-        environment = {**os.environ, "DATA": str(data), "OUTPUT": str(tmp_path / "output"), "SEEDS": "1",
-                       "PYTHON": sys.executable, "HOME": str(tmp_path), **variables}
-        return subprocess.run(["bash", os.path.join(ROOT, script), *words], cwd=tmp_path, capture_output=True, text=True,
-                              env=environment)
+        environment = {
+            **os.environ,
+            "DATA": str(data),
+            "OUTPUT": str(tmp_path / "output"),
+            "SEEDS": "1",
+            "PYTHON": sys.executable,
+            "HOME": str(tmp_path),
+            **variables,
+        }
+        return subprocess.run(
+            ["bash", os.path.join(ROOT, script), *words], cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
 
     return run
 
 
 def options(weights):
     """The real configuration on a CLIP of three blocks."""
-    return ["MODEL.BACKBONE.NAME", weights, "INPUT.SIZE", "(32, 32)", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0",
-            *THREE_BLOCKS]
+    return [
+        "MODEL.BACKBONE.NAME",
+        weights,
+        "INPUT.SIZE",
+        "(32, 32)",
+        "OPTIM.MAX_EPOCH",
+        "1",
+        "DATALOADER.NUM_WORKERS",
+        "0",
+        *THREE_BLOCKS,
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script, runs", [
-    ("scripts/bias/main.sh", "BiasTuning/vit_b16_1shots"),
-    ("scripts/ivlp/main.sh", "IVLP/vit_b16_prompt_1shots"),
-])
+@pytest.mark.parametrize(
+    "script, runs",
+    [
+        ("scripts/bias/main.sh", "BiasTuning/vit_b16_1shots"),
+        ("scripts/ivlp/main.sh", "IVLP/vit_b16_prompt_1shots"),
+    ],
+)
 def test_few_shot_on_eurosat(bash, data, weights_file, tmp_path, script, runs):
     done = bash(script, "eurosat", "1", *options(weights_file))
     assert done.returncode == 0, done.stderr
     assert "zero-shot" in done.stdout and "mean" in done.stdout
     folder = tmp_path / "output" / "eurosat"
     results = json.loads((folder / runs / "seed1" / "results.json").read_text())
-    assert results["counts"]["train"] == 3 and set(results["per_class"]) == {"Annual Crop Land", "Forest", "Sea or Lake"}
+    assert results["counts"]["train"] == 3 and set(results["per_class"]) == {
+        "Annual Crop Land",
+        "Forest",
+        "Sea or Lake",
+    }
     zero_shot = json.loads((folder / "ZeroshotCLIP" / "vit_b16" / "results.json").read_text())
     assert zero_shot["template"] == "a centered satellite photo of {}."
     assert (data / "eurosat" / "split_zhou_EuroSAT.json").exists()
@@ -75,7 +100,8 @@ def test_few_shots(bash, tmp_path, weights_file):
     assert [found[shots]["counts"]["train"] for shots in (1, 2)] == [3, 6]
     curve = [line for line in done.stdout.splitlines() if line.startswith("EuroSAT")]
     assert [numbers(line) for line in curve] == [
-        [shots, pytest.approx(found[shots]["accuracy"], abs=0.05)] for shots in (1, 2)]
+        [shots, pytest.approx(found[shots]["accuracy"], abs=0.05)] for shots in (1, 2)
+    ]
     assert (tmp_path / "output" / "curves" / "curves-shots_eurosat_BiasTuning_vit_b16.png").stat().st_size > 5000
 
 
@@ -90,7 +116,9 @@ def test_base_to_new(bash, tmp_path, weights_file):
     pair = [base["accuracy"], new["accuracy"]]
     expected = statistics.harmonic_mean(pair) if all(pair) else 0
     assert numbers(last) == pytest.approx([*pair, expected], abs=0.05)
-    assert not (tmp_path / "output" / "eurosat" / f"{runs}_new" / "seed1" / "tensorboard").exists()  # nothing was trained
+    assert not (
+        tmp_path / "output" / "eurosat" / f"{runs}_new" / "seed1" / "tensorboard"
+    ).exists()  # nothing was trained
 
 
 @pytest.mark.slow
@@ -128,12 +156,16 @@ def test_both_methods_have_the_same_scripts():
 
 @pytest.mark.slow
 def test_a_failing_seed_fails_the_script(bash, weights_file):
-    done = bash("scripts/bias/main.sh", "eurosat", "1", *options(weights_file), "OPTIM.LR", "1e30", "OPTIM.MAX_EPOCH", "4")
+    done = bash(
+        "scripts/bias/main.sh", "eurosat", "1", *options(weights_file), "OPTIM.LR", "1e30", "OPTIM.MAX_EPOCH", "4"
+    )
     assert done.returncode != 0 and "the loss is" in done.stderr and "mean" not in done.stdout
 
 
 def test_missing_weights_stop_with_one_message(bash, tmp_path):
-    done = bash("scripts/bias/main.sh", "eurosat", "1", http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    done = bash(
+        "scripts/bias/main.sh", "eurosat", "1", http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9"
+    )
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: ") and "openaipublic" in message and "digits" in message
@@ -147,17 +179,20 @@ def test_missing_images_stop_with_one_message(bash, tmp_path):
     assert "http" in done.stderr and "digits" in done.stderr
 
 
-@pytest.mark.parametrize("script, words, variables, said", [
-    ("bias/main.sh", ["digits", "abc"], {}, 'SHOTS is "abc"'),
-    ("bias/main.sh", ["digitss", "1"], {}, "there is no dataset"),
-    ("ivlp/main.sh", ["digits", "1", "deeep"], {}, "there are: tiny_deep"),
-    ("bias/main.sh", ["digits", "1", "tiny", "DATASET.NUM_SHOTS"], {}, "KEY VALUE pairs"),
-    ("bias/main.sh", ["digits", "1"], {"SEEDS": "1,2"}, "whole numbers"),
-    ("bias/main.sh", ["digits", "1"], {"SEEDS": "01"}, "whole numbers"),
-    ("bias/few_shots.sh", ["digits", "16"], {}, 'no configuration "16"'),
-    ("bias/xd.sh", ["imagenet", "16"], {}, 'SHOTS is "imagenet"'),
-    ("zsclip/main.sh", ["digits", "tiny", "DATSET.TEMPLATE", "{}"], {}, 'did you mean "DATASET.TEMPLATE"'),
-])
+@pytest.mark.parametrize(
+    "script, words, variables, said",
+    [
+        ("bias/main.sh", ["digits", "abc"], {}, 'SHOTS is "abc"'),
+        ("bias/main.sh", ["digitss", "1"], {}, "there is no dataset"),
+        ("ivlp/main.sh", ["digits", "1", "deeep"], {}, "there are: tiny_deep"),
+        ("bias/main.sh", ["digits", "1", "tiny", "DATASET.NUM_SHOTS"], {}, "KEY VALUE pairs"),
+        ("bias/main.sh", ["digits", "1"], {"SEEDS": "1,2"}, "whole numbers"),
+        ("bias/main.sh", ["digits", "1"], {"SEEDS": "01"}, "whole numbers"),
+        ("bias/few_shots.sh", ["digits", "16"], {}, 'no configuration "16"'),
+        ("bias/xd.sh", ["imagenet", "16"], {}, 'SHOTS is "imagenet"'),
+        ("zsclip/main.sh", ["digits", "tiny", "DATSET.TEMPLATE", "{}"], {}, 'did you mean "DATASET.TEMPLATE"'),
+    ],
+)
 def test_wrong_words_are_one_sentence_before_anything_runs(bash, tmp_path, script, words, variables, said):
     done = bash(f"scripts/{script}", *words, **variables)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

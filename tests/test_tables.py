@@ -1,4 +1,5 @@
 """The paper's tables: cells, published numbers, folders, and what is written."""
+
 import csv
 import io
 import json
@@ -30,13 +31,16 @@ def test_published_numbers_are_where_the_paper_has_them():
     assert table.published(1)("BIAS", "digits") is None and table.published(1)("CLIP-GENERIC", "dtd") is None
 
 
-@pytest.mark.parametrize("cell, text", [
-    (table.Cell([60.0, 62.0], published=60.5), "61.0 ± 1.0 [60.5, +0.5]"),
-    (table.Cell([60.0]), "60.0"),
-    (table.Cell(published=60.5), "[60.5]"),
-    (table.Cell(failed=True, published=math.nan), "– [–]"),
-    (table.Cell(), ""),
-])
+@pytest.mark.parametrize(
+    "cell, text",
+    [
+        (table.Cell([60.0, 62.0], published=60.5), "61.0 ± 1.0 [60.5, +0.5]"),
+        (table.Cell([60.0]), "60.0"),
+        (table.Cell(published=60.5), "[60.5]"),
+        (table.Cell(failed=True, published=math.nan), "– [–]"),
+        (table.Cell(), ""),
+    ],
+)
 def test_a_cell(cell, text):
     assert cell.text(1) == text
 
@@ -44,7 +48,10 @@ def test_a_cell(cell, text):
 def test_folders_are_those_of_the_scripts():
     run = experiments.Run(experiments.prompts(10), "eurosat", 2, 16, "data", "output")
     assert run.folder == "output/eurosat/IVLP/vit_b16_optimal_16shots/seed2"
-    assert experiments.Run(experiments.plain(), "digits", 1, 16, "data", "output").folder == "output/digits/ZeroshotCLIP/tiny"
+    assert (
+        experiments.Run(experiments.plain(), "digits", 1, 16, "data", "output").folder
+        == "output/digits/ZeroshotCLIP/tiny"
+    )
 
 
 def test_no_two_settings_share_a_folder():
@@ -57,7 +64,8 @@ def test_csv_and_orientation():
     cells = {"eurosat": {"2": table.Cell([60.0, 62.0], published=60.5)}}
     assert list(csv.reader(io.StringIO(table.as_csv(3, cells)))) == [
         ["Prompts", "EuroSAT", "EuroSAT std", "EuroSAT published", "EuroSAT difference"],
-        ["2", "61.0000", "1.0000", "60.5000", "0.5000"]]
+        ["2", "61.0000", "1.0000", "60.5000", "0.5000"],
+    ]
     assert "$\\pm$" in table.as_latex(3, cells)
 
 
@@ -65,14 +73,25 @@ def test_csv_and_orientation():
 def table_py(tmp_path, weights_file):
     """table_py(*words): run `python -m analysis table` on a miniature EuroSAT with a CLIP of three blocks."""
     MINIATURES["eurosat"][1](tmp_path / "data")
-    extra = ["MODEL.BACKBONE.NAME", weights_file, "INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", "0", *THREE_BLOCKS]
+    extra = [
+        "MODEL.BACKBONE.NAME",
+        weights_file,
+        "INPUT.SIZE",
+        "(32, 32)",
+        "DATALOADER.NUM_WORKERS",
+        "0",
+        *THREE_BLOCKS,
+    ]
 
     def run(*words, options=("OPTIM.MAX_EPOCH", "1")):
         narrowed = ["--methods", "CLIP", "BIAS", "--seeds", "1", "2", "--shots", "1"]
         where = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "output")]
         return subprocess.run(
             [sys.executable, "-m", "analysis", "table", *narrowed, *where, *words, "--extra", *extra, *options],
-            cwd=ROOT, capture_output=True, text=True)
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
 
     return run
 
@@ -92,7 +111,8 @@ def test_a_table_runs_what_is_missing_and_no_more(table_py, tmp_path):
     with open(stem + ".csv") as file:
         line = next(line for line in csv.DictReader(file) if line["Dataset"] == "EuroSAT")
     assert [float(line[key]) for key in ("BIAS", "BIAS std", "BIAS difference")] == pytest.approx(
-        [mean, std, mean - 86.5], abs=1e-4)
+        [mean, std, mean - 86.5], abs=1e-4
+    )
     with open(stem + ".tex") as file:
         assert f"{mean:.1f} $\\pm$ {std:.1f}" in file.read()
 
@@ -137,12 +157,15 @@ def test_a_dry_run_of_table_2_names_every_run(capsys, tmp_path):
     assert "PROMPT_DEPTH_VISION 5 TRAINER.IVLP.PROMPT_DEPTH_TEXT 5" in said and not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--datasets", "eurosatt"], 'did you mean "eurosat"?'),
-    (["--datasets", "digits", "--methods", "BIASS"], 'did you mean "BIAS"?'),
-    (["--datasets", "digits", "--jobs", "0"], "--jobs is 0"),
-    (["--datasets", "digits", "--extra", "OPTIM.LR"], "KEY VALUE pairs"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--datasets", "eurosatt"], 'did you mean "eurosat"?'),
+        (["--datasets", "digits", "--methods", "BIASS"], 'did you mean "BIAS"?'),
+        (["--datasets", "digits", "--jobs", "0"], "--jobs is 0"),
+        (["--datasets", "digits", "--extra", "OPTIM.LR"], "KEY VALUE pairs"),
+    ],
+)
 def test_bad_words_end_in_one_sentence(words, said):
     with pytest.raises(UserError, match=said.replace("?", "[?]")):
         main(["table", "1", *words])
@@ -200,7 +223,11 @@ def test_where_runs_and_data_are_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("DATA", "/d")
     monkeypatch.setenv("OUTPUT", "/o")
     args = make_parser("table").parse_args(["1"])
-    assert (args.data, args.output, make_parser("curves").parse_args(["shots", "--datasets", "dtd"]).output) == ("/d", "/o", "/o")
+    assert (args.data, args.output, make_parser("curves").parse_args(["shots", "--datasets", "dtd"]).output) == (
+        "/d",
+        "/o",
+        "/o",
+    )
     for flag in ("--data", "--root"):
         assert make_parser("table").parse_args(["1", flag, "x"]).data == "x"
     monkeypatch.delenv("DATA")

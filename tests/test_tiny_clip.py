@@ -1,4 +1,5 @@
 """The embedded tiny CLIP: its file, how it loads, what it knows, and that its pre-training runs, stops and goes on."""
+
 import json
 import os
 import random

@@ -1,4 +1,5 @@
 """The walk through a tower against the stock CLIP, which computes every position of a text and every row of a block."""
+
 import copy
 
 import pytest
@@ -19,7 +20,7 @@ def texts(*rows):
     """Token ids (K, 77): SOS, the given words, EOS, zeros."""
     ids = torch.zeros(len(rows), 77, dtype=torch.long)
     for row, words in zip(ids, rows):
-        row[:len(words) + 2] = torch.tensor([SOS, *words, EOS])
+        row[: len(words) + 2] = torch.tensor([SOS, *words, EOS])
     return ids
 
 
@@ -205,6 +206,6 @@ def test_in_bfloat16_gradients_point_the_same_way(frozen, images):
 def test_nothing_is_computed_that_is_not_read(frozen):
     """A hundred texts of six words that differ in one cost a hundred times three positions and not times 77."""
     ids = texts(*([320, 1125, 539, 320, 1000 + k, 269] for k in range(100)))
-    packed, = TextTower(frozen, ids).packs
+    (packed,) = TextTower(frozen, ids).packs
     assert packed.prefix == 5 and packed.ids.shape == (5 + 100 * 3,)
     assert packed.groups == [(100, 3)]

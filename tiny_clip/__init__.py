@@ -1,4 +1,5 @@
 """A small CLIP of OpenAI's architecture, pre-trained on rendered glyphs. `README.md` beside this file is its model card."""
+
 import json
 import os
 from typing import TYPE_CHECKING, Any, Dict
@@ -11,7 +12,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # pixels are normalised as OpenAI's 
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def about(path: str = WEIGHTS) -> Dict[str, Any]:
+def about(path: str = WEIGHTS) -> dict[str, Any]:
     """What the header of the weights says: the architecture, the pixels' mean and std, steps, seed."""
     from safetensors import safe_open
 
@@ -19,7 +20,7 @@ def about(path: str = WEIGHTS) -> Dict[str, Any]:
         return {key: json.loads(value) for key, value in file.metadata().items()}
 
 
-def state_dict(path: str = WEIGHTS) -> "Dict[str, Tensor]":
+def state_dict(path: str = WEIGHTS) -> "dict[str, Tensor]":
     """All weights under OpenAI's names, float32 with values that float16 holds too, as `clip.model.build_model` takes them.
 
     The file has only the words that were trained. The other rows of the embedding (49408, 128) are drawn here, always
@@ -32,7 +33,7 @@ def state_dict(path: str = WEIGHTS) -> "Dict[str, Tensor]":
 
     stored = load_file(path)
     ids = stored.pop("token_ids").long()
-    scales = {name[:-len(".scale")]: stored.pop(name) for name in list(stored) if name.endswith(".scale")}
+    scales = {name[: -len(".scale")]: stored.pop(name) for name in list(stored) if name.endswith(".scale")}
     tensors = {name: (tensor * scales.get(name, 1)).half().float() for name, tensor in stored.items()}
     trained = tensors["token_embedding.weight"]
     shape = about(path)["architecture"]["vocab_size"], trained.shape[1]

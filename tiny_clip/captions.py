@@ -1,6 +1,6 @@
 """Captions for the pre-training: many templates, and longer ones with words in front, so that later positions are trained."""
+
 import random
-from typing import List
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
@@ -33,7 +33,7 @@ FILLERS = (
 LONGEST = 32  # words in front
 
 
-def captions(choose: random.Random, long: float = 0.0) -> List[str]:
+def captions(choose: random.Random, long: float = 0.0) -> list[str]:
     """One caption for each class, digits then letters; with probability `long` all have words in front of them."""
     classes = [("digit" if choose.random() < 0.8 else "number", d) for d in DIGITS]
     classes += [("letter" if choose.random() < 0.8 else "character", c) for c in LETTERS]
@@ -49,7 +49,7 @@ def captions(choose: random.Random, long: float = 0.0) -> List[str]:
     return texts
 
 
-def vocabulary() -> List[str]:
+def vocabulary() -> list[str]:
     """Texts that hold every word a caption can have."""
     templates = [t.format(kind=kind, name="") for t in TEMPLATES for kind in ("digit", "number", "letter", "character")]
     return templates + DIGITS + LETTERS + list(FILLERS) + [PLACEHOLDER, "."]

@@ -1,7 +1,7 @@
 """Zero-shot accuracy of the tiny CLIP on scikit-learn's handwritten digits: python -m tiny_clip.evaluate"""
+
 import argparse
 import warnings
-from typing import List, Optional
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
@@ -51,7 +51,7 @@ def text_features(clip: CLIP, template: str) -> Tensor:
     return F.normalize(clip.encode_text(tokenize([template.format(name) for name in DIGITS])), dim=-1)
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny_clip.evaluate", description=__doc__)
     parser.add_argument("--weights", default=WEIGHTS, help="safetensors file")
     clip = build_model(state_dict(parser.parse_args(arguments).weights)).float()

@@ -2,9 +2,9 @@
 
 No handwritten image is used: what is known of the target is only its format (light strokes on dark, few pixels).
 """
+
 import glob
 import os
-from typing import Tuple
 
 import matplotlib
 import numpy as np
@@ -70,6 +70,7 @@ class Scribble:
 
     def where(self, n: int, strength: float, random: torch.Generator) -> Tensor:
         """Where in the glyph each pixel looks: (n, 64, 64, 2), in units of half the picture."""
+
         def draw(low: float, high: float) -> Tensor:
             return strength * between(low, high, (n,), random)
 
@@ -90,6 +91,6 @@ class Scribble:
         return coarse @ thick @ coarse.T
 
 
-def between(low: float, high: float, shape: Tuple[int, ...], random: torch.Generator) -> Tensor:
+def between(low: float, high: float, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
     """Uniform random numbers in [low, high)."""
     return low + (high - low) * torch.rand(shape, generator=random)

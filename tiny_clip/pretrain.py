@@ -3,13 +3,13 @@
 A stopped run goes on where it was when the same command is given again. The batch of a step depends on the seed and the
 step alone.
 """
+
 import argparse
 import json
 import math
 import os
 import random
 import warnings
-from typing import Dict, List, Optional
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
@@ -73,7 +73,7 @@ class Towers:
         return norm(clip.ln_final, x[torch.arange(len(x)), tokens.argmax(-1)]) @ clip.text_projection.bfloat16()
 
     @staticmethod
-    def block(block: nn.Module, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         attn, heads = block.attn, block.attn.num_heads
         q, k, v = (
@@ -87,7 +87,7 @@ class Towers:
         return x + linear(block.mlp.gelu(h), block.mlp.c_proj.weight, block.mlp.c_proj.bias)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
@@ -136,7 +136,7 @@ def scale_at(step: int, steps: int) -> float:
     return low + (high - low) * min(step / (0.6 * steps), 1)
 
 
-def pack(clip: CLIP, rows: Tensor, about: Dict[str, object]) -> bytes:
+def pack(clip: CLIP, rows: Tensor, about: dict[str, object]) -> bytes:
     """The weights as a safetensors file of some MB, which `tiny_clip.state_dict` reads.
 
     Matrices of the blocks are 8 bits with a scale for each row, everything else is float16; of the embedding there are
@@ -204,7 +204,7 @@ def pretrain(steps: int, batch: int, rate: float, seed: int, keep_every: int, ou
         os.remove(state_file)
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny_clip.pretrain", description=__doc__)
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--batch", type=int, default=64, help="pictures per step")

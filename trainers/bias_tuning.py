@@ -4,6 +4,7 @@ What is learned: b_l, one vector of the branch's width for each block l of eithe
 on ViT-B/16. Where it attaches: x_l <- x_l + b_l after block l, for every token. How it merges: a block ends in
 x + c_proj(.) + bias, so b_l folds exactly into `resblocks[l].mlp.c_proj.bias` and a stock CLIP remains.
 """
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -60,8 +61,10 @@ class CustomCLIP(TunedCLIP):
             check_depth(f"TRAINER.BIASTUNING.{key}", depth, tower)
             tuners[branch] = BlockBias(depth, tower.width, node.INIT_STD)
         if not any(len(tuner.bias) for tuner in tuners.values()):
-            raise UserError("TRAINER.BIASTUNING.DEPTH_VISION and DEPTH_TEXT are both 0, so there is nothing to learn; "
-                            "for plain CLIP take --trainer ZeroshotCLIP")
+            raise UserError(
+                "TRAINER.BIASTUNING.DEPTH_VISION and DEPTH_TEXT are both 0, so there is nothing to learn; "
+                "for plain CLIP take --trainer ZeroshotCLIP"
+            )
         self.learner = Learner(**tuners)
 
     def fold(self) -> nn.Module:

@@ -4,7 +4,6 @@ What is learned: for each branch and each of its first `depth` blocks a few toke
 vision branch after the patches, in the text branch between SOS and what is left of the template; every block up to `depth`
 first replaces the prompts that it receives by its own. They do not merge: a stock CLIP has no place for them.
 """
-from typing import Dict
 
 import torch
 import torch.nn as nn
@@ -75,8 +74,13 @@ class CustomCLIP(TunedCLIP):
             raise UserError(f"TRAINER.IVLP.N_CTX_VISION is {V}; for no vision prompts set PROMPT_DEPTH_VISION to 0")
         words = (node.CTX_INIT or "").replace("_", " ") if T <= LONGEST_CTX_INIT else ""
         context = words or " ".join(["X"] * T)
-        super().__init__(cfg, classnames, clip_model, template=checked(context + " {}.", "TRAINER.IVLP.CTX_INIT"),
-                         precision=node.PREC)
+        super().__init__(
+            cfg,
+            classnames,
+            clip_model,
+            template=checked(context + " {}.", "TRAINER.IVLP.CTX_INIT"),
+            precision=node.PREC,
+        )
         check_depth("TRAINER.IVLP.PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, self.vision)
         check_depth("TRAINER.IVLP.PROMPT_DEPTH_TEXT", node.PROMPT_DEPTH_TEXT, self.text, at_least=1)
         text = DeepPrompts(node.PROMPT_DEPTH_TEXT, T, self.text.width, at=1)
@@ -86,8 +90,10 @@ class CustomCLIP(TunedCLIP):
         if words:
             ids = self.tokens_of([words], ["CTX_INIT"])[0, 1:]
             if int(ids.argmax()) < T:
-                raise UserError(f'TRAINER.IVLP.CTX_INIT "{words}" has fewer than N_CTX_TEXT = {T} tokens; '
-                                'add words, or set CTX_INIT to "" to start from random prompts')
+                raise UserError(
+                    f'TRAINER.IVLP.CTX_INIT "{words}" has fewer than N_CTX_TEXT = {T} tokens; '
+                    'add words, or set CTX_INIT to "" to start from random prompts'
+                )
             with torch.no_grad():
                 text.prompts[0] = clip_model.token_embedding(ids[:T])
         self.learner = Learner(vision=vision, text=text)
@@ -101,7 +107,7 @@ class IVLP(TuningTrainer):
     node = "IVLP"
     learner_name = "VLPromptLearner"  # the name in PromptSRC's checkpoints, so that they are found
 
-    def convert(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """PromptSRC's checkpoint keys to ours; other states pass as they are."""
         if "prompt_learner.ctx" not in state:
             return state

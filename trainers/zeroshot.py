@@ -1,4 +1,5 @@
 """Zero-shot CLIP: the dataset's template around the class names, nothing learned (the first column of the paper's tables)."""
+
 from .tuning.templates import checked, template_of
 from .tuning.tower import Tuner
 from .tuning.trainer import TuningTrainer, add_config, register

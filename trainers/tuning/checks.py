@@ -1,4 +1,5 @@
 """Values of a config that no training could come of, refused before anything is loaded."""
+
 from typing import Any
 
 from yacs.config import CfgNode
@@ -26,7 +27,7 @@ ONE_OF = {
 
 def check_values(cfg: CfgNode) -> None:
     """Raises:
-        UserError: a value is out of its range; names the key and the range.
+    UserError: a value is out of its range; names the key and the range.
     """
     flat = flatten(cfg)
     for key, least in AT_LEAST.items():
@@ -46,4 +47,6 @@ def check_values(cfg: CfgNode) -> None:
 
 def are_numbers(values: Any, count: int) -> bool:
     """Whether these are `count` numbers."""
-    return isinstance(values, (list, tuple)) and len(values) == count and all(isinstance(v, (int, float)) for v in values)
+    return (
+        isinstance(values, (list, tuple)) and len(values) == count and all(isinstance(v, (int, float)) for v in values)
+    )

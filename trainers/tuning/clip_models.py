@@ -1,9 +1,9 @@
 """Where a CLIP comes from: OpenAI's weights, a file, or the tiny one that this project brings along."""
+
 import inspect
 import os
 import warnings
 import zipfile
-from typing import Dict
 
 import torch
 import torch.nn as nn
@@ -12,7 +12,13 @@ from torch import Tensor
 from .errors import UserError, nearest
 from .files import checksum, download
 
-NEEDED = ("positional_embedding", "text_projection", "logit_scale", "token_embedding.weight", "ln_final.weight")  # in any CLIP
+NEEDED = (
+    "positional_embedding",
+    "text_projection",
+    "logit_scale",
+    "token_embedding.weight",
+    "ln_final.weight",
+)  # in any CLIP
 CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's own loader keeps them
 TINY = "tiny"
 
@@ -29,8 +35,10 @@ def import_clip():
             from clip import clip, model
         return clip, model
     except ImportError as error:
-        raise UserError(f"CLIP cannot be imported ({error}); pip install clip-anytorch 'setuptools<81', "
-                        "or run inside a CoOp checkout, which has it in its folder clip/") from error
+        raise UserError(
+            f"CLIP cannot be imported ({error}); pip install clip-anytorch 'setuptools<81', "
+            "or run inside a CoOp checkout, which has it in its folder clip/"
+        ) from error
 
 
 def load_clip(name: str) -> nn.Module:
@@ -61,23 +69,26 @@ def load_clip(name: str) -> nn.Module:
         state = read_weights(name)
         missing = [key for key in NEEDED if key not in state]
         if missing:
-            raise UserError(f"{name} holds no CLIP: it has no {missing[0]}; give one of OpenAI's names or weights files")
+            raise UserError(
+                f"{name} holds no CLIP: it has no {missing[0]}; give one of OpenAI's names or weights files"
+            )
     else:
         hint = nearest(name, [TINY, *clip._MODELS])
         raise UserError(f'there is no CLIP "{name}": {hint} Or give the path of a weights file.')
     return build(state)
 
 
-def tiny_state() -> Dict[str, Tensor]:
+def tiny_state() -> dict[str, Tensor]:
     try:
         import tiny_clip
     except ImportError as error:
-        raise UserError("the tiny CLIP lies in this project's folder tiny_clip/; start from its checkout, "
-                        "or add it to PYTHONPATH") from error
+        raise UserError(
+            "the tiny CLIP lies in this project's folder tiny_clip/; start from its checkout, or add it to PYTHONPATH"
+        ) from error
     return tiny_clip.state_dict()
 
 
-def build(state: Dict[str, Tensor]) -> nn.Module:
+def build(state: dict[str, Tensor]) -> nn.Module:
     """Build the `clip` module's CLIP from OpenAI's state dict."""
     _, model = import_clip()
     # MaPLe's and PromptSRC's copies want to know what to build into the model: nothing.
@@ -86,8 +97,10 @@ def build(state: Dict[str, Tensor]) -> nn.Module:
     try:
         built = model.build_model(dict(state), *([details] if wants_details else []))
     except Exception as error:  # another project's code, which fails in its own ways
-        raise UserError(f"the CLIP code in {os.path.dirname(model.__file__)} cannot build this model "
-                        f"({(str(error).strip() or type(error).__name__).splitlines()[0]})") from error
+        raise UserError(
+            f"the CLIP code in {os.path.dirname(model.__file__)} cannot build this model "
+            f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        ) from error
     return built.float().eval()
 
 
@@ -99,7 +112,7 @@ def holds_code(path: str) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def read_weights(path: str) -> Dict[str, Tensor]:
+def read_weights(path: str) -> dict[str, Tensor]:
     """OpenAI's state dict from safetensors, a torch file, or one of OpenAI's own archives.
 
     Those archives hold code. They are opened only if the checksum is that of OpenAI's file.
@@ -121,8 +134,10 @@ def read_weights(path: str) -> Dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors have no common exception for a bad file
-        raise UserError(f"{path} is no CLIP weights file that can be read safely ({type(error).__name__}); it has to be "
-                        "OpenAI's own file, safetensors, or a plain state dict") from error
+        raise UserError(
+            f"{path} is no CLIP weights file that can be read safely ({type(error).__name__}); it has to be "
+            "OpenAI's own file, safetensors, or a plain state dict"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path} is no CLIP weights file: it does not hold tensors by their names")

@@ -1,7 +1,8 @@
 """Errors that a user can cause, told in one sentence."""
+
 import difflib
 import sys
-from typing import Callable, Iterable, Optional
+from collections.abc import Callable, Iterable
 
 from .startup import keep_freed_memory, put_off_unused
 
@@ -22,7 +23,7 @@ def nearest(name: str, known: Iterable[str], otherwise: Iterable[str] = ()) -> s
     return f'did you mean "{by_folded[close[0]]}"?' if close else "known: " + ", ".join(otherwise or known)
 
 
-def cli(main: Callable[[], Optional[int]]) -> None:
+def cli(main: Callable[[], int | None]) -> None:
     """Run a command line: what a user can put right ends in one line on stderr and a non-zero exit, not in a traceback.
 
     An OSError is such a thing too: a file that cannot be read, a full disk. And a package that is not installed.
@@ -35,8 +36,10 @@ def cli(main: Callable[[], Optional[int]]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; run pip install -e . in the checkout, or activate its environment",
-              file=sys.stderr)
+        print(
+            f"error: {error.name} is not installed; run pip install -e . in the checkout, or activate its environment",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)

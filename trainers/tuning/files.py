@@ -1,4 +1,5 @@
 """Files that are never half-written."""
+
 import contextlib
 import errno
 import hashlib
@@ -8,7 +9,8 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from typing import IO, Iterator
+from typing import IO
+from collections.abc import Iterator
 
 from .errors import UserError
 

@@ -4,6 +4,7 @@ A processor multiplies fastest by a weight that lies in the order in which it re
 every product, since it may have changed; a frozen one is laid out once for x Wᵀ + b, and once for the gradient of x. Nothing
 else is computed in backward, and nothing is kept for it.
 """
+
 import functools
 
 import torch

@@ -1,11 +1,12 @@
 """What a run leaves in its folder: `config.yaml`, `results.json`, checkpoints. Needs no torch before a checkpoint."""
+
 import contextlib
 import glob
 import json
 import os
 import pickle
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode
@@ -16,22 +17,31 @@ from .files import writing
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 
 # Keys that say where or how a run is done, and not what comes out of it.
-CIRCUMSTANCES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.TEST.BATCH_SIZE", "VERBOSE", "TRAIN.PRINT_FREQ",
-                 "TRAIN.CHECKPOINT_FREQ", "TEST.COMPUTE_CMAT", "TEST.PER_CLASS_RESULT")
+CIRCUMSTANCES = (
+    "OUTPUT_DIR",
+    "RESUME",
+    "DATASET.ROOT",
+    "DATALOADER.TEST.BATCH_SIZE",
+    "VERBOSE",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TEST.COMPUTE_CMAT",
+    "TEST.PER_CLASS_RESULT",
+)
 
 
-def flatten(node: CfgNode, prefix: str = "") -> Dict[str, Any]:
+def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
     """A config tree as {"A.B.C": value}."""
-    flat: Dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value})
     return flat
 
 
-def differences(ours: CfgNode, theirs: CfgNode) -> List[str]:
+def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
     """The keys in which two configs mean different runs, as "KEY: ours, theirs". Keys that only one has do not count."""
     a, b = flatten(ours), flatten(theirs)
-    plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731 (YAML has no tuples)
+    plain = lambda value: list(value) if isinstance(value, tuple) else value
     circumstances = set(CIRCUMSTANCES)
     if a.get("DATASET.NAME") == "ImageFolder":  # which has no name of its own: the folder is the dataset
         circumstances.remove("DATASET.ROOT")
@@ -52,7 +62,7 @@ def read_config(folder: str) -> CfgNode:
         raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error
 
 
-def read_yaml(path: str) -> Dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
@@ -86,24 +96,28 @@ def write_config(cfg: CfgNode, folder: str) -> None:
 
 def refuse_other_config(cfg: CfgNode, folder: str) -> None:
     """Raises:
-        UserError: the run in `folder` has another config; names the first difference.
+    UserError: the run in `folder` has another config; names the first difference.
     """
     other = differences(cfg, read_config(folder))
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
-        raise UserError(f"{folder} holds a run with another config ({other[0]} there{more}); "
-                        "choose another output folder, or remove that one")
+        raise UserError(
+            f"{folder} holds a run with another config ({other[0]} there{more}); "
+            "choose another output folder, or remove that one"
+        )
 
 
 def refuse_training_run(folder: str) -> None:
     """Raises:
-        UserError: a run was trained in `folder`, so that a test there would replace its results.
+    UserError: a run was trained in `folder`, so that a test there would replace its results.
     """
     if glob.glob(os.path.join(glob.escape(folder), "*", STATE)):
-        raise UserError(f"{folder} holds a training run, whose results would be lost; choose another --output-dir to test in")
+        raise UserError(
+            f"{folder} holds a training run, whose results would be lost; choose another --output-dir to test in"
+        )
 
 
-def finished(cfg: CfgNode, folder: str, evaluated: Optional[str] = None) -> Optional[Dict[str, Any]]:
+def finished(cfg: CfgNode, folder: str, evaluated: str | None = None) -> dict[str, Any] | None:
     """The results of the run in `folder` if it is finished, else None.
 
     Args:
@@ -138,7 +152,7 @@ def remove_results(folder: str) -> None:
         os.remove(os.path.join(folder, RESULTS))
 
 
-def write_results(results: Dict[str, Any], folder: str) -> None:
+def write_results(results: dict[str, Any], folder: str) -> None:
     """Write `results.json`; from then on the run counts as finished."""
     with writing(os.path.join(folder, RESULTS)) as file:
         json.dump(results, file, indent=2)
@@ -152,7 +166,7 @@ def dassl_is_ours() -> bool:
     return os.path.basename(os.path.dirname(os.path.dirname(dassl.__file__))) == "compat"
 
 
-def save(data: Dict[str, Any], path: str) -> None:
+def save(data: dict[str, Any], path: str) -> None:
     """torch.save, written beside and renamed."""
     import torch
 
@@ -160,7 +174,7 @@ def save(data: Dict[str, Any], path: str) -> None:
         torch.save(data, file)
 
 
-def load(path: str) -> Dict[str, Any]:
+def load(path: str) -> dict[str, Any]:
     """Tensors and plain containers from a checkpoint; nothing in it is executed.
 
     Checkpoints of the family's public code, with a live scheduler pickled inside, are read by this project's Dassl, which
@@ -181,10 +195,14 @@ def load(path: str) -> Dict[str, Any]:
 
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is damaged, or holds objects, which only the Dassl in this project's compat/ reads "
-                        "without running them; put compat/ first on PYTHONPATH") from error
+        raise UserError(
+            f"{path} is damaged, or holds objects, which only the Dassl in this project's compat/ reads "
+            "without running them; put compat/ first on PYTHONPATH"
+        ) from error
     except Exception as error:  # whatever a cut or overwritten file makes torch and zip stumble over
-        raise UserError(f"{path} is damaged or no checkpoint ({type(error).__name__}); train again, or give another") from error
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}); train again, or give another"
+        ) from error
     if not (isinstance(found, dict) and isinstance(found.get("state_dict"), dict)):
         raise UserError(f'{path} is no checkpoint of a trainer: it has no "state_dict"')
     return found

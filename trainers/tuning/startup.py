@@ -1,4 +1,5 @@
 """What makes commands start sooner and run faster, before anything heavy is imported."""
+
 import ctypes
 import importlib.abc
 import importlib.machinery

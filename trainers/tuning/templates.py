@@ -1,5 +1,6 @@
 """The sentence that stands around a class name, and its tokens."""
-from typing import List, Sequence
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def checked(template: str, key: str) -> str:
     return template
 
 
-def fill(template: str, classnames: Sequence[str]) -> List[str]:
+def fill(template: str, classnames: Sequence[str]) -> list[str]:
     """One text per class; underscores in a class name are read as spaces, as everywhere in this family."""
     return [template.replace("{}", name.replace("_", " ")) for name in classnames]
 

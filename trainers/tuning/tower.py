@@ -11,7 +11,9 @@ What is not needed is not computed, and every saving is exact:
 
 Shapes: B images, K classes, N tokens, D width, H heads, d = D / H, P tokens of shared prefix.
 """
-from typing import List, Optional, Sequence, Tuple, Union
+
+from typing import Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -64,12 +66,12 @@ class Tap:
     def tokens(self, i: int, x: Tensor) -> None:
         """Input of block i, before `ln_1`: (B, N, D)."""
 
-    def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
+    def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of block i: q, k, v (B, H, N, d), additive mask (N, N) or None -> what each head gathers (B, H, N, d)."""
         return self.weights(q, k, mask).to(v.dtype) @ v
 
     @staticmethod
-    def weights(q: Tensor, k: Tensor, mask: Optional[Tensor]) -> Tensor:
+    def weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         """Softmax attention (B, H, N, N), in float32."""
         scores = q.float() * q.shape[-1] ** -0.5 @ k.float().transpose(-1, -2)
         return (scores if mask is None else scores + mask).softmax(-1)
@@ -131,7 +133,7 @@ class Dense:
         mask: additive (N, N), handed to a `Tap`; without a tap only the vision branch is laid out densely, and has none.
     """
 
-    def __init__(self, reads: Union[int, Tensor], mask: Optional[Tensor] = None) -> None:
+    def __init__(self, reads: int | Tensor, mask: Tensor | None = None) -> None:
         self.reads, self.mask = reads, mask
 
     def last_rows(self) -> Rows:
@@ -166,7 +168,7 @@ class Packed(nn.Module):
         order = rest.argsort(stable=True)  # texts of one length side by side, so that they can be viewed as (G, n)
         columns = [torch.arange(self.prefix)] + [torch.arange(self.prefix, n) for n in lengths[order]]
         texts = [torch.zeros(self.prefix, dtype=torch.long)] + [k.repeat(int(rest[k])) for k in order]
-        self.groups: List[Tuple[int, int]] = [
+        self.groups: list[tuple[int, int]] = [
             (int(count), int(n)) for n, count in zip(*rest.unique(return_counts=True))
         ]
         ends = self.prefix - 1 + rest[order].cumsum(0)
@@ -220,9 +222,9 @@ class Tower(nn.Module):
         self.blocks = blocks
         self.heads: int = blocks[0].attn.num_heads
         self.width: int = blocks[0].attn.embed_dim
-        self.tap: Optional[Tap] = None
+        self.tap: Tap | None = None
 
-    def walk(self, x: Tensor, tuner: Tuner, layout: Union[Dense, Packed]) -> Tensor:
+    def walk(self, x: Tensor, tuner: Tuner, layout: Dense | Packed) -> Tensor:
         """Embedded tokens (..., N, D) through all blocks -> the rows that are read, (B or K, D)."""
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
@@ -233,7 +235,7 @@ class Tower(nn.Module):
             x = tuner.after(i, self.block(i, block, x, rows, layout))
         return layout.read(x)
 
-    def block(self, i: int, block: nn.Module, x: Tensor, rows: Rows, layout: Union[Dense, Packed]) -> Tensor:
+    def block(self, i: int, block: nn.Module, x: Tensor, rows: Rows, layout: Dense | Packed) -> Tensor:
         """Block i, (..., N, D) -> (..., len(rows), D): every token is key and value, only `rows` are updated."""
         attn, D = block.attn, self.width
         W, b = attn.in_proj_weight, attn.in_proj_bias
@@ -282,14 +284,14 @@ class TextTower(Tower):
         self.packs = nn.ModuleList(Packed(some) for some in tokens.split(TEXTS_AT_ONCE))
         self.register_buffer("tokens", tokens, persistent=False)
 
-    def forward(self, tuner: Tuner, which: Optional[Tensor] = None) -> Tensor:
+    def forward(self, tuner: Tuner, which: Tensor | None = None) -> Tensor:
         """Features (K, d) of all texts, or (len(which), d) of `which` (with repetitions), not normalised."""
         if self.tap is None:
             features = torch.cat([self.encode_pack(tuner, pack) for pack in self.packs])
             return features if which is None else features[which]
         tokens = self.tokens if which is None else self.tokens[which]
         eos = tokens.argmax(-1)
-        ids = tokens[:, :int(eos.max()) + 1]
+        ids = tokens[:, : int(eos.max()) + 1]
         mask = causal_mask(ids.shape[1], ids.shape[1], self.clip.positional_embedding)
         return self.encode(tuner, ids, torch.arange(ids.shape[1], device=ids.device), Dense(eos, mask))
 
@@ -300,7 +302,7 @@ class TextTower(Tower):
             return self.encode(*args)
         return checkpoint(self.encode, *args, use_reentrant=False, preserve_rng_state=False)
 
-    def encode(self, tuner: Tuner, ids: Tensor, positions: Tensor, layout: Union[Dense, Packed]) -> Tensor:
+    def encode(self, tuner: Tuner, ids: Tensor, positions: Tensor, layout: Dense | Packed) -> Tensor:
         """Token ids (..., N) at positions (N,) -> features (K, d)."""
         x = tuner.start(self.clip.token_embedding(ids)) + self.clip.positional_embedding[positions]
         x = self.walk(x, tuner, layout)

@@ -1,4 +1,5 @@
 """The Dassl trainer that all tuning methods share; a method adds what it learns (`custom_clip`) and its config node."""
+
 import hashlib
 import json
 import os
@@ -6,7 +7,7 @@ import platform
 import random
 import sys
 import time
-from typing import Any, Dict, List, Optional, Type
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def add_config(name: str, **defaults: Any) -> None:
     cfg_default.TRAINER[name] = node
 
 
-def register(trainer: Type[TrainerX]) -> Type[TrainerX]:
+def register(trainer: type[TrainerX]) -> type[TrainerX]:
     """Register a trainer under its own name; where that is taken, under the first free one, and say so."""
     known, name = TRAINER_REGISTRY.registered_names(), trainer.__name__
     free = next(n for n in (name, *(f"{PREFIX}{name}{i}" for i in ("", *range(2, 100)))) if n not in known)
@@ -60,14 +61,19 @@ def grad_scaler(enabled: bool):
     return torch.cuda.amp.GradScaler(enabled=enabled)
 
 
-def random_states() -> Dict[str, Any]:
+def random_states() -> dict[str, Any]:
     """The state of every random generator that data order and augmentation draw from, as plain data."""
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest], "torch": torch.get_rng_state(), "cuda": cuda}
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
 
 
-def set_random_states(states: Dict[str, Any]) -> None:
+def set_random_states(states: dict[str, Any]) -> None:
     """The inverse of `random_states`."""
     version, inner, gauss = states["python"]
     random.setstate((version, tuple(inner), gauss))
@@ -78,7 +84,7 @@ def set_random_states(states: Dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def scheduler_state(scheduler) -> Dict[str, Any]:
+def scheduler_state(scheduler) -> dict[str, Any]:
     """A scheduler's state as plain data; Dassl's warm-up holds the live scheduler that follows it, whose state goes in."""
     plain = (int, float, str, list, dict, type(None))
     state = {key: value for key, value in vars(scheduler).items() if isinstance(value, plain)}
@@ -87,7 +93,7 @@ def scheduler_state(scheduler) -> Dict[str, Any]:
     return state
 
 
-def set_scheduler_state(scheduler, state: Dict[str, Any]) -> None:
+def set_scheduler_state(scheduler, state: dict[str, Any]) -> None:
     """The inverse of `scheduler_state`."""
     vars(scheduler).update({key: value for key, value in state.items() if key != "successor"})
     if "successor" in state:
@@ -106,11 +112,11 @@ class TuningTrainer(TrainerX):
         learner_name: the folder of its checkpoints.
     """
 
-    custom_clip: Type[TunedCLIP]
+    custom_clip: type[TunedCLIP]
     node: str
     learner_name = "learner"
     trains = False
-    evaluated: Optional[str] = None  # checksum of the checkpoint that is tested, where nothing is trained
+    evaluated: str | None = None  # checksum of the checkpoint that is tested, where nothing is trained
     seconds_to_first_step = 0.0
 
     def check_cfg(self, cfg) -> None:
@@ -122,8 +128,10 @@ class TuningTrainer(TrainerX):
         self.model.to(self.device)
         learner = self.model.learner
         count = sum(p.numel() for p in learner.parameters())
-        print(f'CLIP {cfg.MODEL.BACKBONE.NAME} in {self.model.precision}; text: "{self.model.template}"; '
-              f"{count:,} learned parameters")
+        print(
+            f'CLIP {cfg.MODEL.BACKBONE.NAME} in {self.model.precision}; text: "{self.model.template}"; '
+            f"{count:,} learned parameters"
+        )
         self.optim = build_optimizer(learner, cfg.OPTIM) if count else None
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM) if count else None
         self.register_model(self.learner_name, learner, self.optim, self.sched)
@@ -144,11 +152,16 @@ class TuningTrainer(TrainerX):
             self.save_model(self.max_epoch - 1, self.output_dir)
         total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)
         # Dassl's log lines already show the progress on a terminal; the bar is for when they go elsewhere.
-        self.bar = tqdm(total=total, desc=self.output_dir, unit="step", dynamic_ncols=True,
-                        disable=True if sys.__stdout__.isatty() or not total else None)
+        self.bar = tqdm(
+            total=total,
+            desc=self.output_dir,
+            unit="step",
+            dynamic_ncols=True,
+            disable=True if sys.__stdout__.isatty() or not total else None,
+        )
 
     def before_epoch(self) -> None:
-        self.losses: List[Tensor] = []
+        self.losses: list[Tensor] = []
         self.reported = 0
 
     def parse_batch_train(self, batch):
@@ -156,7 +169,7 @@ class TuningTrainer(TrainerX):
 
     parse_batch_test = parse_batch_train
 
-    def forward_backward(self, batch) -> Dict[str, float]:
+    def forward_backward(self, batch) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
         loss = self.model(image, label)
         self.optim.zero_grad()
@@ -182,11 +195,13 @@ class TuningTrainer(TrainerX):
         Raises:
             UserError: one of them is not finite; the checkpoint of the last good epoch stays.
         """
-        losses = torch.stack(self.losses[self.reported:]).tolist() if self.reported < len(self.losses) else []
+        losses = torch.stack(self.losses[self.reported :]).tolist() if self.reported < len(self.losses) else []
         for step, loss in enumerate(losses, self.reported + 1):
             if not np.isfinite(loss):
-                raise UserError(f"the loss is {loss} at step {step} of epoch {self.epoch + 1}; "
-                                "the last good checkpoint is kept; lower OPTIM.LR or use PREC fp32")
+                raise UserError(
+                    f"the loss is {loss} at step {step} of epoch {self.epoch + 1}; "
+                    "the last good checkpoint is kept; lower OPTIM.LR or use PREC fp32"
+                )
         self.reported = len(self.losses)
         return float(np.mean(losses)) if losses else float("nan")
 
@@ -205,7 +220,7 @@ class TuningTrainer(TrainerX):
     def model_inference(self, image: Tensor) -> Tensor:
         return self.model(image)
 
-    def test(self, split: Optional[str] = None) -> float:
+    def test(self, split: str | None = None) -> float:
         """Test, and write `results.json` (all but the rounds on the validation set during training).
 
         Returns:
@@ -226,7 +241,7 @@ class TuningTrainer(TrainerX):
             run_files.write_results(self.results(accuracy, seconds), self.output_dir)
         return accuracy
 
-    def results(self, accuracy: float, seconds: Dict[str, float]) -> Dict[str, Any]:
+    def results(self, accuracy: float, seconds: dict[str, float]) -> dict[str, Any]:
         """All that `results.json` holds."""
         cfg = self.cfg
         true, predicted = np.array(self.evaluator._y_true), np.array(self.evaluator._y_pred)
@@ -275,17 +290,25 @@ class TuningTrainer(TrainerX):
 
     # Checkpoints
 
-    def about(self) -> Dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """What a checkpoint has to agree with to be loaded. A weights file may lie somewhere else by then."""
         backbone, node = self.cfg.MODEL.BACKBONE.NAME, self.cfg.TRAINER[self.node]
         named = {} if os.path.exists(backbone) else {"MODEL.BACKBONE.NAME": backbone}
-        meant = [key for key in node if key not in ("PREC", "INIT_STD") and node[key] != -1]  # -1: as many as there are blocks
+        meant = [
+            key for key in node if key not in ("PREC", "INIT_STD") and node[key] != -1
+        ]  # -1: as many as there are blocks
         return {**named, **{f"TRAINER.{self.node}.{key}": node[key] for key in meant}}
 
-    def checkpoint(self, epoch: int, val_result: Optional[float] = None) -> Dict[str, Any]:
+    def checkpoint(self, epoch: int, val_result: float | None = None) -> dict[str, Any]:
         """What is learned after epoch `epoch` (from 0), in Dassl's form."""
-        return {"state_dict": self.model.learner.state_dict(), "epoch": epoch + 1, "optimizer": None, "scheduler": None,
-                "val_result": val_result, "about": self.about()}
+        return {
+            "state_dict": self.model.learner.state_dict(),
+            "epoch": epoch + 1,
+            "optimizer": None,
+            "scheduler": None,
+            "val_result": val_result,
+            "about": self.about(),
+        }
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="") -> None:
         """As in Dassl: <directory>/<learner_name>/model.pth.tar-<epoch>, and its name in the file `checkpoint`."""
@@ -301,9 +324,15 @@ class TuningTrainer(TrainerX):
 
     def save_training_state(self) -> None:
         state = self.checkpoint(self.epoch)
-        state.update(data=self.data_drawn(), optimizer=self.optim.state_dict(), scheduler=scheduler_state(self.sched),
-                     scaler=self.scaler.state_dict(), random=random_states(), best_result=float(self.best_result),
-                     seconds=self.seconds_trained())
+        state.update(
+            data=self.data_drawn(),
+            optimizer=self.optim.state_dict(),
+            scheduler=scheduler_state(self.sched),
+            scaler=self.scaler.state_dict(),
+            random=random_states(),
+            best_result=float(self.best_result),
+            seconds=self.seconds_trained(),
+        )
         run_files.save(state, os.path.join(self.output_dir, self.learner_name, run_files.STATE))
 
     def data_drawn(self) -> str:
@@ -330,8 +359,10 @@ class TuningTrainer(TrainerX):
             raise UserError(f"{path} is no training state; remove it to train from the start")
         self.load_state(state, path)
         if state.get("data") not in (None, self.data_drawn()):
-            raise UserError(f"{directory} holds a run that began with other classes or training images; "
-                            "choose another output folder, or remove that one")
+            raise UserError(
+                f"{directory} holds a run that began with other classes or training images; "
+                "choose another output folder, or remove that one"
+            )
         self.optim.load_state_dict(state["optimizer"])
         set_scheduler_state(self.sched, state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
@@ -340,11 +371,11 @@ class TuningTrainer(TrainerX):
         best = os.path.join(self.learner_name, "model-best.pth.tar")
         if elsewhere and os.path.exists(os.path.join(directory, best)):
             run_files.save(run_files.load(os.path.join(directory, best)), os.path.join(self.output_dir, best))
-        print(f'Going on from {path} after epoch {state["epoch"]}')
+        print(f"Going on from {path} after epoch {state['epoch']}")
         return state["epoch"]
 
     @classmethod
-    def checkpoint_in(cls, directory: str, epoch: Optional[int] = None) -> str:
+    def checkpoint_in(cls, directory: str, epoch: int | None = None) -> str:
         """The file with what was learned in the run in `directory`: epoch `epoch`, or the best, or the last.
 
         Raises:
@@ -365,7 +396,7 @@ class TuningTrainer(TrainerX):
             raise UserError(f"there is no checkpoint {path}; train first, or check --model-dir and --load-epoch")
         return path
 
-    def load_model(self, directory: str, epoch: Optional[int] = None) -> None:
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was learned in the run in `directory`; see `checkpoint_in`.
 
         Raises:
@@ -377,7 +408,7 @@ class TuningTrainer(TrainerX):
             self.evaluated = checksum(path)
         print(f"Loaded {path}")
 
-    def load_state(self, checkpoint: Dict[str, Any], path: str) -> None:
+    def load_state(self, checkpoint: dict[str, Any], path: str) -> None:
         """Put a checkpoint's parameters into the learner.
 
         Raises:
@@ -386,18 +417,21 @@ class TuningTrainer(TrainerX):
         wanted = self.about()
         for key, value in checkpoint.get("about", {}).items():
             if wanted.get(key, value) != value:
-                raise UserError(f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; "
-                                f"set it to {value!r}")
+                raise UserError(
+                    f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; set it to {value!r}"
+                )
         state, learner = self.convert(checkpoint["state_dict"]), self.model.learner.state_dict()
         if learner and not set(state) & set(learner):
             raise UserError(f"{path} was not made by {type(self).__name__}: it has no {next(iter(learner))}")
         for key in {**state, **learner}:
             found, needed = (tuple(s[key].shape) if key in s else None for s in (state, learner))
             if found != needed:
-                raise UserError(f"{path} has {key} of shape {found}, but this model needs {needed}; "
-                                f"compare depth and context length in TRAINER.{self.node}")
+                raise UserError(
+                    f"{path} has {key} of shape {found}, but this model needs {needed}; "
+                    f"compare depth and context length in TRAINER.{self.node}"
+                )
         self.model.learner.load_state_dict(state)
 
-    def convert(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint of the same method by other code, as the learner's state; ours pass as they are."""
         return state

@@ -1,6 +1,8 @@
 """A frozen CLIP for one list of classes, with what a method learns attached to its two towers."""
+
 import contextlib
-from typing import ContextManager, Dict, Optional, Sequence, Tuple
+from typing import ContextManager
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -13,7 +15,7 @@ from .templates import fill, tokenize
 from .tower import TextTower, Tower, Tuner, VisionTower
 
 # What the frozen weights and the activations are kept in. "amp" keeps float32 and lets autocast choose.
-DTYPES: Dict[str, torch.dtype] = {
+DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
@@ -51,7 +53,7 @@ def device_of(cfg) -> str:
 
 def check_depth(key: str, depth: int, tower: Tower, at_least: int = 0) -> None:
     """Raises:
-        UserError: `depth` is not between `at_least` and the number of the tower's blocks.
+    UserError: `depth` is not between `at_least` and the number of the tower's blocks.
     """
     blocks = len(tower.blocks)
     if not at_least <= depth <= blocks:
@@ -98,7 +100,7 @@ class TunedCLIP(nn.Module):
         self.context_length = clip_model.positional_embedding.shape[0]
         self.vision = VisionTower(clip_model)
         self.text = TextTower(clip_model, self.tokens_of(fill(template, classnames), classnames))
-        self._encoded: Tuple[object, Optional[Tensor]] = (None, None)
+        self._encoded: tuple[object, Tensor | None] = (None, None)
 
     def tokens_of(self, texts: Sequence[str], classnames: Sequence[str]) -> Tensor:
         """Token ids (K, N)."""
@@ -116,7 +118,7 @@ class TunedCLIP(nn.Module):
             features = self.vision(image, self.learner.vision)
         return F.normalize(features.float(), dim=-1)
 
-    def text_features(self, which: Optional[Tensor] = None) -> Tensor:
+    def text_features(self, which: Tensor | None = None) -> Tensor:
         """Unit vectors of all classes (K, d), or of the classes `which`, float32.
 
         Without gradients they are encoded once and kept until something that they depend on changes.
@@ -129,12 +131,12 @@ class TunedCLIP(nn.Module):
         features = self._encoded[1]
         return features if which is None else features[which]
 
-    def _encode_text(self, which: Optional[Tensor] = None) -> Tensor:
+    def _encode_text(self, which: Tensor | None = None) -> Tensor:
         with self.casting():
             features = self.text(self.learner.text, which)
         return F.normalize(features.float(), dim=-1)
 
-    def forward(self, image: Tensor, label: Optional[Tensor] = None) -> Tensor:
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (B, 3, S, S) -> logits (B, K); with the learner in train mode, and labels (B,), the loss."""
         logits = self.logit_scale * self.image_features(image) @ self.text_features().t()
         return F.cross_entropy(logits, label) if self.learner.training else logits

@@ -1,4 +1,5 @@
 """The default configuration, to which YAML files, flags and `KEY VALUE` pairs are merged."""
+
 from yacs.config import CfgNode
 
 from .defaults import _C as cfg_default

@@ -1,2 +1,3 @@
 """From images on disk to batches."""
+
 from .data_manager import DataManager, DatasetWrapper

@@ -1,8 +1,10 @@
 """Loaders for training, validation and testing."""
+
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, takewhile
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from tabulate import tabulate
@@ -42,7 +44,7 @@ class DatasetWrapper(TorchDataset):
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
-        self.kept: Dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
@@ -56,7 +58,7 @@ class DatasetWrapper(TorchDataset):
     def __len__(self) -> int:
         return len(self.data_source)
 
-    def __getitem__(self, idx: int) -> Dict[str, Any]:
+    def __getitem__(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
         img0 = self.kept.get(item.impath) or read_image(item.impath)
@@ -76,7 +78,9 @@ class DatasetWrapper(TorchDataset):
         room = sum(1 for _ in takewhile(lambda total: total <= KEPT_BYTES, accumulate(map(image_bytes, paths))))
         with ThreadPoolExecutor() as pool:
             images = pool.map(read_image, paths[:room])
-            self.kept = dict(zip(paths, tqdm(images, "decoding", room, unit="image", delay=2, leave=False, disable=None)))
+            self.kept = dict(
+                zip(paths, tqdm(images, "decoding", room, unit="image", delay=2, leave=False, disable=None))
+            )
 
     def _transform_image(self, tfm: Callable, img0: Any) -> Any:
         images = [tfm(img0) for _ in range(self.k_tfm)]
@@ -86,7 +90,7 @@ class DatasetWrapper(TorchDataset):
 class TrainLoader(DataLoader):
     """Decodes what fits into memory before the first epoch, so that later ones, and worker processes, find it decoded."""
 
-    def __iter__(self) -> Iterator[Dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         # A worker that is forked shares what is there already; one that is not would be sent a copy in every epoch.
         shared = not self.num_workers or multiprocessing.get_start_method() == "fork"
         if shared and not getattr(self.dataset, "kept", True):
@@ -103,7 +107,7 @@ def build_data_loader(
     n_ins: int = 2,
     tfm: Any = None,
     is_train: bool = True,
-    dataset_wrapper: Optional[Callable] = None,
+    dataset_wrapper: Callable | None = None,
 ) -> DataLoader:
     """A loader of `data_source` in the order of a sampler.
 
@@ -138,7 +142,7 @@ class DataManager:
         cfg: CfgNode,
         custom_tfm_train: Any = None,
         custom_tfm_test: Any = None,
-        dataset_wrapper: Optional[Callable] = None,
+        dataset_wrapper: Callable | None = None,
     ):
         dataset = build_dataset(cfg)
 
@@ -155,15 +159,27 @@ class DataManager:
 
         def train_loader(images: Sequence[Datum], settings: CfgNode) -> DataLoader:
             return build_data_loader(
-                cfg, settings.SAMPLER, images, settings.BATCH_SIZE, settings.N_DOMAIN, settings.N_INS,
-                tfm=tfm_train, is_train=True, dataset_wrapper=dataset_wrapper,
+                cfg,
+                settings.SAMPLER,
+                images,
+                settings.BATCH_SIZE,
+                settings.N_DOMAIN,
+                settings.N_INS,
+                tfm=tfm_train,
+                is_train=True,
+                dataset_wrapper=dataset_wrapper,
             )
 
         def test_loader(images: Sequence[Datum]) -> DataLoader:
             settings = cfg.DATALOADER.TEST
             return build_data_loader(
-                cfg, settings.SAMPLER, images, settings.BATCH_SIZE,
-                tfm=tfm_test, is_train=False, dataset_wrapper=dataset_wrapper,
+                cfg,
+                settings.SAMPLER,
+                images,
+                settings.BATCH_SIZE,
+                tfm=tfm_test,
+                is_train=False,
+                dataset_wrapper=dataset_wrapper,
             )
 
         loaders = cfg.DATALOADER

@@ -1,7 +1,9 @@
 """The order in which a loader takes images."""
+
 import random
 from collections import defaultdict
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
@@ -11,7 +13,7 @@ from dassl.utils import ConfigError
 __all__ = ["RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "build_sampler"]
 
 
-def _indices_by(data_source: Sequence, attribute: str) -> Dict[int, List[int]]:
+def _indices_by(data_source: Sequence, attribute: str) -> dict[int, list[int]]:
     groups = defaultdict(list)
     for index, item in enumerate(data_source):
         groups[getattr(item, attribute)].append(index)
@@ -24,7 +26,7 @@ class _GroupSampler(Sampler):
     def __init__(self):
         self.length = len(self._draw())
 
-    def _draw(self) -> List[int]:
+    def _draw(self) -> list[int]:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[int]:
@@ -37,7 +39,7 @@ class _GroupSampler(Sampler):
 class RandomDomainSampler(_GroupSampler):
     """Batches of `n_domain` random domains (all if 0) with equally many images each, until one of them runs short."""
 
-    def __init__(self, data_source: Sequence, batch_size: int, n_domain: Optional[int] = 0):
+    def __init__(self, data_source: Sequence, batch_size: int, n_domain: int | None = 0):
         self.by_domain = _indices_by(data_source, "domain")
         self.domains = list(self.by_domain)
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
@@ -46,10 +48,10 @@ class RandomDomainSampler(_GroupSampler):
         self.n_images = batch_size // self.n_domain
         super().__init__()
 
-    def _domains_of_batch(self) -> List[int]:
+    def _domains_of_batch(self) -> list[int]:
         return random.sample(self.domains, self.n_domain)
 
-    def _draw(self) -> List[int]:
+    def _draw(self) -> list[int]:
         left = {domain: list(indices) for domain, indices in self.by_domain.items()}
         drawn = []
         running_short = False
@@ -68,7 +70,7 @@ class SeqDomainSampler(RandomDomainSampler):
     def __init__(self, data_source: Sequence, batch_size: int):
         super().__init__(data_source, batch_size)
 
-    def _domains_of_batch(self) -> List[int]:
+    def _domains_of_batch(self) -> list[int]:
         return sorted(self.domains)
 
 
@@ -86,7 +88,7 @@ class RandomClassSampler(_GroupSampler):
             )
         super().__init__()
 
-    def _draw(self) -> List[int]:
+    def _draw(self) -> list[int]:
         portions = {}
         for label, indices in self.by_class.items():
             indices = list(indices)
@@ -94,7 +96,7 @@ class RandomClassSampler(_GroupSampler):
                 indices = np.random.choice(indices, size=self.n_ins, replace=True)
             random.shuffle(indices)
             full = len(indices) - len(indices) % self.n_ins
-            portions[label] = [list(indices[i:i + self.n_ins]) for i in range(0, full, self.n_ins)]
+            portions[label] = [list(indices[i : i + self.n_ins]) for i in range(0, full, self.n_ins)]
         drawn = []
         while len(portions) >= self.n_classes:
             for label in random.sample(list(portions), self.n_classes):

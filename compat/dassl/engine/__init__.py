@@ -1,3 +1,4 @@
 """The training loop."""
+
 from .build import TRAINER_REGISTRY, build_trainer
 from .trainer import SimpleTrainer, TrainerBase, TrainerX

@@ -1,4 +1,5 @@
 """The trainer that a configuration names."""
+
 from typing import Any
 
 from yacs.config import CfgNode

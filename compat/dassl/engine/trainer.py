@@ -2,11 +2,13 @@
 
 A method derives from `TrainerX` and defines `build_model` and `forward_backward`.
 """
+
 import datetime
 import os
 import time
 from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Optional
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,28 +19,34 @@ from yacs.config import CfgNode
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.utils import (
-    AverageMeter, CheckpointError, MetricMeter, load_checkpoint, mkdir_if_missing, resume_from_checkpoint,
-    save_checkpoint, tolist_if_not,
+    AverageMeter,
+    CheckpointError,
+    MetricMeter,
+    load_checkpoint,
+    mkdir_if_missing,
+    resume_from_checkpoint,
+    save_checkpoint,
+    tolist_if_not,
 )
 
 __all__ = ["TrainerBase", "SimpleTrainer", "TrainerX"]
 
-Names = Optional[Union[str, Sequence[str]]]
+Names = Optional[str | Sequence[str]]
 
 
 class TrainerBase:
     """Models with their optimizers and schedules, and the order of events of a training run."""
 
     def __init__(self):
-        self._models: Dict[str, nn.Module] = OrderedDict()
-        self._optims: Dict[str, Optional[torch.optim.Optimizer]] = OrderedDict()
-        self._scheds: Dict[str, Any] = OrderedDict()
+        self._models: dict[str, nn.Module] = OrderedDict()
+        self._optims: dict[str, torch.optim.Optimizer | None] = OrderedDict()
+        self._scheds: dict[str, Any] = OrderedDict()
         self._writer = None
 
     # models
 
     def register_model(
-        self, name: str = "model", model: Optional[nn.Module] = None, optim: Any = None, sched: Any = None
+        self, name: str = "model", model: nn.Module | None = None, optim: Any = None, sched: Any = None
     ) -> None:
         """Save and load `model` under `name`; step `optim` by batch and `sched` by epoch."""
         if "_models" not in self.__dict__:
@@ -47,7 +55,7 @@ class TrainerBase:
             raise ValueError(f'a model is registered already under the name "{name}"')
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
-    def get_model_names(self, names: Names = None) -> List[str]:
+    def get_model_names(self, names: Names = None) -> list[str]:
         """The given names as a list, or all of them; ValueError for one that is not registered."""
         if names is None:
             return list(self._models)
@@ -67,7 +75,11 @@ class TrainerBase:
     # checkpoints
 
     def save_model(
-        self, epoch: int, directory: str, is_best: bool = False, val_result: Optional[float] = None,
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
         model_name: str = "",
     ) -> None:
         """Write every model to `directory`/<its name>/`model_name` (default model.pth.tar-<epoch + 1>)."""
@@ -101,7 +113,7 @@ class TrainerBase:
             raise CheckpointError(f"the models in {directory} stopped at different epochs ({epochs}); train again")
         return max(epochs.values(), default=0)
 
-    def load_model(self, directory: str, epoch: Optional[int] = None) -> None:
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load every model's weights of that epoch, or the best on the validation images.
 
         Raises:
@@ -173,7 +185,7 @@ class TrainerBase:
         if self._writer is not None:
             self._writer.close()
 
-    def write_scalar(self, tag: str, scalar_value: float, global_step: Optional[int] = None) -> None:
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Does nothing where `init_writer` was not called, as in a run that only tests."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
@@ -209,13 +221,13 @@ class TrainerBase:
     def test(self) -> float:
         raise NotImplementedError
 
-    def parse_batch_train(self, batch: Dict[str, Any]) -> Any:
+    def parse_batch_train(self, batch: dict[str, Any]) -> Any:
         raise NotImplementedError
 
-    def parse_batch_test(self, batch: Dict[str, Any]) -> Any:
+    def parse_batch_test(self, batch: dict[str, Any]) -> Any:
         raise NotImplementedError
 
-    def forward_backward(self, batch: Dict[str, Any]) -> Optional[Dict[str, float]]:
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float] | None:
         raise NotImplementedError
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
@@ -295,7 +307,7 @@ class SimpleTrainer(TrainerBase):
             self.save_model(self.epoch, self.output_dir)
 
     @torch.no_grad()
-    def test(self, split: Optional[str] = None) -> float:
+    def test(self, split: str | None = None) -> float:
         """Evaluate on "val" (where there are validation images) or "test" (default `TEST.SPLIT`).
 
         Returns:
@@ -318,7 +330,7 @@ class SimpleTrainer(TrainerBase):
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)
 
-    def parse_batch_test(self, batch: Dict[str, Any]) -> Tuple[torch.Tensor, torch.Tensor]:
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def get_current_lr(self, names: Names = None) -> float:
@@ -360,6 +372,6 @@ class TrainerX(SimpleTrainer):
             self.write_scalar("train/lr", self.get_current_lr(), step)
             end = time.time()
 
-    def parse_batch_train(self, batch: Dict[str, Any]) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W), labels (B,) and domains (B,) on the device."""
         return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))

@@ -1,3 +1,4 @@
 """Test results from predictions."""
+
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .evaluator import Classification, EvaluatorBase

@@ -1,4 +1,5 @@
 """The evaluator that a configuration names."""
+
 from typing import Any
 
 from yacs.config import CfgNode

@@ -1,7 +1,8 @@
 """Accuracy and macro-F1 over a test set."""
+
 import os
 from collections import OrderedDict
-from typing import Any, Dict, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class EvaluatorBase:
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         raise NotImplementedError
 
-    def evaluate(self) -> Dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         raise NotImplementedError
 
 
@@ -36,7 +37,7 @@ class Classification(EvaluatorBase):
         lab2cname: class name of each label, for the lines that `TEST.PER_CLASS_RESULT` asks for.
     """
 
-    def __init__(self, cfg: CfgNode, lab2cname: Optional[Dict[int, str]] = None, **kwargs: Any):
+    def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any):
         super().__init__(cfg)
         self._lab2cname = lab2cname
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
@@ -57,7 +58,7 @@ class Classification(EvaluatorBase):
         self._y_true += gt.tolist()
         self._y_pred += mo.argmax(dim=1).tolist()
 
-    def evaluate(self) -> Dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         """Print the result and return it in percent: accuracy (first), error_rate, macro_f1, and perclass_accuracy
         (the mean over classes) where `TEST.PER_CLASS_RESULT` asks for it. The mean F1 is over classes that occur
         among the labels.

@@ -1,2 +1,3 @@
 """Measures of a batch of predictions."""
+
 from .accuracy import compute_accuracy

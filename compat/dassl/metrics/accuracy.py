@@ -1,5 +1,6 @@
 """Top-k accuracy."""
-from typing import List, Sequence, Tuple, Union
+
+from collections.abc import Sequence
 
 import torch
 
@@ -7,10 +8,10 @@ __all__ = ["compute_accuracy"]
 
 
 def compute_accuracy(
-    output: Union[torch.Tensor, Tuple[torch.Tensor, ...], List[torch.Tensor]],
+    output: torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor],
     target: torch.Tensor,
     topk: Sequence[int] = (1,),
-) -> List[torch.Tensor]:
+) -> list[torch.Tensor]:
     """How often the label is among the k highest scores.
 
     Args:

@@ -1,3 +1,4 @@
 """Optimizers and learning rates by name."""
+
 from .lr_scheduler import build_lr_scheduler
 from .optimizer import build_optimizer

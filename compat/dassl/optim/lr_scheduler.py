@@ -1,7 +1,9 @@
 """The learning rate of each epoch."""
+
 import bisect
 import math
-from typing import Any, Callable, Dict, List
+from typing import Any
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
@@ -29,13 +31,13 @@ class EpochSchedule(_Base):
         self.rate, self.skipped = rate, skipped
         super().__init__(optimizer)
 
-    def get_lr(self) -> List[float]:
+    def get_lr(self) -> list[float]:
         return [self.rate(base, self.last_epoch) for base in self.base_lrs]
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {key: value for key, value in super().state_dict().items() if key not in ("rate", "skipped")}
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over our own state or that of Dassl's scheduler.
 
         Dassl's warm-up counts only its own epochs; those after it stand in the object `successor`, which
@@ -51,7 +53,10 @@ class EpochSchedule(_Base):
 def _decay(optim_cfg: CfgNode) -> Callable[[int], float]:
     """The factor on the base rate after so many epochs without warm-up; 1 at epoch 0."""
     name, steps, gamma, max_epoch = (
-        optim_cfg.LR_SCHEDULER, optim_cfg.STEPSIZE, optim_cfg.GAMMA, optim_cfg.MAX_EPOCH,
+        optim_cfg.LR_SCHEDULER,
+        optim_cfg.STEPSIZE,
+        optim_cfg.GAMMA,
+        optim_cfg.MAX_EPOCH,
     )
     if name == "cosine":
         return lambda epoch: (1 + math.cos(math.pi * epoch / max_epoch)) / 2

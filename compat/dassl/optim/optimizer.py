@@ -1,6 +1,8 @@
 """The optimizer that a configuration names."""
+
 import warnings
-from typing import Any, Iterable, Optional, Union
+from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -42,9 +44,9 @@ def _staged(model: nn.Module, optim_cfg: CfgNode) -> list:
 
 
 def build_optimizer(
-    model: Union[nn.Module, Iterable],
+    model: nn.Module | Iterable,
     optim_cfg: CfgNode,
-    param_groups: Optional[Iterable] = None,
+    param_groups: Iterable | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer `OPTIM.NAME` with the settings of `optim_cfg`.
 

@@ -1,8 +1,9 @@
 """Console output that is also kept in a file."""
+
 import os
 import sys
 import time
-from typing import Any, Optional
+from typing import Any
 
 from .tools import mkdir_if_missing
 
@@ -12,7 +13,7 @@ __all__ = ["Logger", "setup_logger"]
 class Logger:
     """Writes to the console that was `sys.stdout` and to a file; everything else is the console's."""
 
-    def __init__(self, fpath: Optional[str] = None):
+    def __init__(self, fpath: str | None = None):
         self.console = sys.stdout
         self.file = None
         if fpath is not None:
@@ -40,7 +41,7 @@ class Logger:
         return getattr(self.__dict__["console"], name)
 
 
-def setup_logger(output: Optional[str] = None) -> None:
+def setup_logger(output: str | None = None) -> None:
     """From now on keep what is printed in `output`, a .txt or .log file, or in `output`/log.txt.
 
     An earlier log is left as it is: the new one gets the time in its name.

@@ -1,6 +1,7 @@
 """Running averages of what training prints."""
+
 from collections import defaultdict
-from typing import Dict, Optional, Union
+from typing import Union
 
 import torch
 
@@ -33,10 +34,10 @@ class MetricMeter:
     """One meter per name; as text "name last (mean)", joined by `delimiter`."""
 
     def __init__(self, delimiter: str = " "):
-        self.meters: Dict[str, AverageMeter] = defaultdict(AverageMeter)
+        self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
-    def update(self, input_dict: Optional[Dict[str, Number]]) -> None:
+    def update(self, input_dict: dict[str, Number] | None) -> None:
         """Count every value of a step; None, from a step that measured nothing, is passed over.
 
         Raises:

@@ -3,12 +3,13 @@
 It reads both formats, the zip archive and the stream of pickles of torch before 1.6, by itself: `torch.load` does not
 use the unpickler that it is given in every version.
 """
+
 import collections
 import io
 import pickle
 import struct
 import zipfile
-from typing import Any, BinaryIO, Dict, Tuple
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,10 +18,18 @@ __all__ = ["Stub", "is_program", "read_plain"]
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 
 _STORAGES = {
-    "BFloat16Storage": torch.bfloat16, "BoolStorage": torch.bool, "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8, "ComplexDoubleStorage": torch.complex128, "ComplexFloatStorage": torch.complex64,
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "IntStorage": torch.int32, "LongStorage": torch.int64, "ShortStorage": torch.int16,
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
 }
 
 
@@ -46,7 +55,7 @@ class Stub:
     append = extend = add = update = __setitem__ = _ignore  # what unpickling calls on subclasses of containers
 
 
-def _tensor(flat: torch.Tensor, offset: int, size: Tuple[int, ...], stride: Tuple[int, ...], *_: Any) -> torch.Tensor:
+def _tensor(flat: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> torch.Tensor:
     """A view of a storage; torch refuses one that reaches beyond it."""
     return flat.as_strided(size, stride, offset)
 
@@ -59,10 +68,15 @@ class _PlainUnpickler(pickle.Unpickler):
     """Gives every class and function that a file names one of these meanings, and otherwise a Stub of its own."""
 
     _MEANING = {
-        "builtins.dict": dict, "builtins.list": list, "builtins.set": set,
-        "collections.OrderedDict": collections.OrderedDict, "collections.defaultdict": collections.defaultdict,
-        "torch.Size": torch.Size, "torch.device": torch.device,
-        "torch._utils._rebuild_tensor": _tensor, "torch._utils._rebuild_tensor_v2": _tensor,
+        "builtins.dict": dict,
+        "builtins.list": list,
+        "builtins.set": set,
+        "collections.OrderedDict": collections.OrderedDict,
+        "collections.defaultdict": collections.defaultdict,
+        "torch.Size": torch.Size,
+        "torch.device": torch.device,
+        "torch._utils._rebuild_tensor": _tensor,
+        "torch._utils._rebuild_tensor_v2": _tensor,
         "torch._utils._rebuild_parameter": _parameter,
         **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
         **{str(dtype): dtype for dtype in _STORAGES.values()},
@@ -70,19 +84,19 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
-        self.storages: Dict[str, torch.Tensor] = {}  # flat tensors, to be filled after the pickle is read
+        self.storages: dict[str, torch.Tensor] = {}  # flat tensors, to be filled after the pickle is read
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         return self._MEANING.get(full) or type("Stub", (Stub,), {"stands_for": full})
 
-    def persistent_load(self, pid: Tuple) -> torch.Tensor:
+    def persistent_load(self, pid: tuple) -> torch.Tensor:
         _, dtype, key, _, count, *view = pid
         if key not in self.storages:
             self.storages[key] = torch.zeros(count, dtype=dtype)
         if view and view[0]:  # only in streams
             _, start, length = view[0]
-            return self.storages[key][start:start + length]
+            return self.storages[key][start : start + length]
         return self.storages[key]
 
 
@@ -94,7 +108,7 @@ def _fill(flat: torch.Tensor, data: bytes) -> None:
 
 
 def _read_archive(archive: zipfile.ZipFile) -> Any:
-    folder = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[:-len("data.pkl")]
+    folder = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[: -len("data.pkl")]
     unpickler = _PlainUnpickler(io.BytesIO(archive.read(f"{folder}data.pkl")))
     data = unpickler.load()
     for key, flat in unpickler.storages.items():

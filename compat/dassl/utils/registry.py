@@ -1,5 +1,6 @@
 """Classes found by the name that a configuration gives."""
-from typing import Any, Dict, List, Optional
+
+from typing import Any
 
 __all__ = ["Registry"]
 
@@ -16,9 +17,9 @@ class Registry:
 
     def __init__(self, name: str):
         self._name = name
-        self._obj_map: Dict[str, Any] = {}
+        self._obj_map: dict[str, Any] = {}
 
-    def register(self, obj: Optional[Any] = None, force: bool = False) -> Any:
+    def register(self, obj: Any | None = None, force: bool = False) -> Any:
         """Register `obj` under its own name; without `obj`, a decorator that does.
 
         Raises:
@@ -38,5 +39,5 @@ class Registry:
             raise KeyError(f'"{name}" is not in the {self._name} registry; known: {", ".join(sorted(self._obj_map))}')
         return self._obj_map[name]
 
-    def registered_names(self) -> List[str]:
+    def registered_names(self) -> list[str]:
         return list(self._obj_map)

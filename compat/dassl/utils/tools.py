@@ -1,11 +1,13 @@
 """Small helpers around files, images and the machine."""
+
 import difflib
 import json
 import os
 import platform
 import random
 import warnings
-from typing import Any, List, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import PIL
@@ -13,8 +15,18 @@ import torch
 from PIL import Image
 
 __all__ = [
-    "ConfigError", "ImageError", "mkdir_if_missing", "check_isfile", "read_json", "write_json", "set_random_seed", "read_image",
-    "collect_env_info", "listdir_nohidden", "check_availability", "tolist_if_not",
+    "ConfigError",
+    "ImageError",
+    "mkdir_if_missing",
+    "check_isfile",
+    "read_json",
+    "write_json",
+    "set_random_seed",
+    "read_image",
+    "collect_env_info",
+    "listdir_nohidden",
+    "check_availability",
+    "tolist_if_not",
 ]
 
 
@@ -96,21 +108,24 @@ def collect_env_info() -> str:
 
     cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return "\n".join(f"{name}: {value}" for name, value in {
-        "PyTorch version": torch.__version__,
-        "CUDA used to build PyTorch": torch.version.cuda,
-        "Is CUDA available": torch.cuda.is_available(),
-        "GPU models": ", ".join(devices) or None,
-        "CPU": cpu,
-        "OS": platform.platform(),
-        "Python version": platform.python_version(),
-        "numpy": np.__version__,
-        "torchvision": torchvision.__version__,
-        "Pillow": PIL.__version__,
-    }.items())
+    return "\n".join(
+        f"{name}: {value}"
+        for name, value in {
+            "PyTorch version": torch.__version__,
+            "CUDA used to build PyTorch": torch.version.cuda,
+            "Is CUDA available": torch.cuda.is_available(),
+            "GPU models": ", ".join(devices) or None,
+            "CPU": cpu,
+            "OS": platform.platform(),
+            "Python version": platform.python_version(),
+            "numpy": np.__version__,
+            "torchvision": torchvision.__version__,
+            "Pillow": PIL.__version__,
+        }.items()
+    )
 
 
-def listdir_nohidden(path: str, sort: bool = False) -> List[str]:
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     """Names in a folder that do not start with a dot, in the file system's order or sorted."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names

@@ -1,10 +1,12 @@
 """Checkpoints and parameter counts."""
+
 import os
 import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, Iterator, Optional
+from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -13,7 +15,11 @@ from .plain import is_program, read_plain
 from .tools import mkdir_if_missing
 
 __all__ = [
-    "CheckpointError", "save_checkpoint", "load_checkpoint", "resume_from_checkpoint", "count_num_param",
+    "CheckpointError",
+    "save_checkpoint",
+    "load_checkpoint",
+    "resume_from_checkpoint",
+    "count_num_param",
     "load_pretrained_weights",
 ]
 
@@ -34,13 +40,13 @@ def _beside(path: str) -> Iterator[str]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _without_module(state_dict: Dict[str, Any]) -> Dict[str, Any]:
+def _without_module(state_dict: dict[str, Any]) -> dict[str, Any]:
     """`nn.DataParallel` puts "module." before every name."""
     return {name.removeprefix("module."): v for name, v in state_dict.items()}
 
 
 def save_checkpoint(
-    state: Dict[str, Any],
+    state: dict[str, Any],
     save_dir: str,
     is_best: bool = False,
     remove_module_from_keys: bool = True,
@@ -126,7 +132,7 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
     return checkpoint["epoch"]
 
 
-def count_num_param(model: Optional[nn.Module] = None, params: Optional[Iterable] = None) -> int:
+def count_num_param(model: nn.Module | None = None, params: Iterable | None = None) -> int:
     """How many numbers a model has, or an iterable of parameters (or of dictionaries with one under "params")."""
     if model is None and params is None:
         raise ValueError("count_num_param needs a model or params")

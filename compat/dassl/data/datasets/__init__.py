@@ -1,3 +1,4 @@
 """Lists of labelled images."""
+
 from .base_dataset import DatasetBase, Datum
 from .build import DATASET_REGISTRY, build_dataset

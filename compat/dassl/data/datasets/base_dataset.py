@@ -1,8 +1,9 @@
 """One labelled image, and a dataset made of them."""
+
 import os
 import random
 from collections import defaultdict
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 from dassl.utils import ConfigError
 
@@ -43,14 +44,14 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # below DATASET.ROOT
-    domains: List[str] = []
+    domains: list[str] = []
 
     def __init__(
         self,
         train_x: Sequence[Datum] = (),
-        train_u: Optional[Sequence[Datum]] = None,
-        val: Optional[Sequence[Datum]] = None,
-        test: Optional[Sequence[Datum]] = None,
+        train_u: Sequence[Datum] | None = None,
+        val: Sequence[Datum] | None = None,
+        test: Sequence[Datum] | None = None,
     ):
         self._train_x = train_x
         self._train_u = train_u
@@ -75,7 +76,7 @@ class DatasetBase:
         return max(item.label for item in data_source) + 1
 
     @staticmethod
-    def get_lab2cname(data_source: Sequence[Datum]) -> Tuple[Dict[int, str], List[str]]:
+    def get_lab2cname(data_source: Sequence[Datum]) -> tuple[dict[int, str], list[str]]:
         """Class name of each label, and the names in the order of labels."""
         names = {item.label: item.classname for item in data_source}
         names = dict(sorted(names.items()))
@@ -96,7 +97,7 @@ class DatasetBase:
 
     def generate_fewshot_dataset(
         self, *data_sources: Sequence[Datum], num_shots: int = -1, repeat: bool = False
-    ) -> Union[Sequence[Datum], Sequence[Sequence[Datum]]]:
+    ) -> Sequence[Datum] | Sequence[Sequence[Datum]]:
         """Draw `num_shots` images of each class with Python's `random`, so that its seed decides which.
 
         Args:
@@ -111,7 +112,7 @@ class DatasetBase:
             return data_sources[0] if len(data_sources) == 1 else data_sources
         print(f"Creating a {num_shots}-shot dataset")
 
-        def draw(items: List[Datum]) -> List[Datum]:
+        def draw(items: list[Datum]) -> list[Datum]:
             if len(items) >= num_shots:
                 return random.sample(items, num_shots)
             return random.choices(items, k=num_shots) if repeat else items
@@ -122,13 +123,13 @@ class DatasetBase:
         ]
         return output[0] if len(output) == 1 else output
 
-    def split_dataset_by_label(self, data_source: Sequence[Datum]) -> Dict[int, List[Datum]]:
+    def split_dataset_by_label(self, data_source: Sequence[Datum]) -> dict[int, list[Datum]]:
         output = defaultdict(list)
         for item in data_source:
             output[item.label].append(item)
         return output
 
-    def split_dataset_by_domain(self, data_source: Sequence[Datum]) -> Dict[int, List[Datum]]:
+    def split_dataset_by_domain(self, data_source: Sequence[Datum]) -> dict[int, list[Datum]]:
         output = defaultdict(list)
         for item in data_source:
             output[item.domain].append(item)

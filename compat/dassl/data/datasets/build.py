@@ -1,4 +1,5 @@
 """The dataset that a configuration names."""
+
 from yacs.config import CfgNode
 
 from dassl.utils import Registry, check_availability

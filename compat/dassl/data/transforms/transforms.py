@@ -1,6 +1,8 @@
 """Image transforms by name, in a fixed order whatever order they are named in."""
+
 import random
-from typing import Any, Callable, List, Optional, Sequence, Set, Tuple
+from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,9 +23,18 @@ INTERPOLATION_MODES = {
 }
 
 AVAI_CHOICES = [
-    "random_flip", "random_resized_crop", "normalize", "instance_norm", "random_crop", "random_translation",
+    "random_flip",
+    "random_resized_crop",
+    "normalize",
+    "instance_norm",
+    "random_crop",
+    "random_translation",
     "center_crop",  # always done in testing
-    "cutout", "gaussian_noise", "colorjitter", "randomgrayscale", "gaussian_blur",
+    "cutout",
+    "gaussian_noise",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
 ]
 
 
@@ -73,7 +84,7 @@ class Cutout:
         half = self.length // 2
         for _ in range(self.n_holes):
             y, x = (np.random.randint(side) for side in img.shape[1:])
-            img[:, max(0, y - half):y + half, max(0, x - half):x + half] = 0
+            img[:, max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
         return img
 
 
@@ -91,7 +102,7 @@ class GaussianNoise:
         return img + torch.randn(img.shape) * self.std + self.mean
 
 
-def build_transform(cfg: CfgNode, is_train: bool = True, choices: Optional[Sequence[str]] = None) -> Any:
+def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Any:
     """The transform that `INPUT.TRANSFORMS` names: PIL image -> float tensor (3, H, W).
 
     Args:
@@ -126,40 +137,63 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Optional[Seque
 
 
 # a step: whether it is chosen, its line in the log, how to make it
-Step = Tuple[bool, str, Callable[[], Any]]
+Step = tuple[bool, str, Callable[[], Any]]
 
 
-def _train_steps(cfg: CfgNode, choices: Set[str]) -> List[Step]:
+def _train_steps(cfg: CfgNode, choices: set[str]) -> list[Step]:
     size, interpolation = cfg.SIZE, INTERPOLATION_MODES[cfg.INTERPOLATION]
     jitter = {
-        "brightness": cfg.COLORJITTER_B, "contrast": cfg.COLORJITTER_C, "saturation": cfg.COLORJITTER_S,
+        "brightness": cfg.COLORJITTER_B,
+        "contrast": cfg.COLORJITTER_C,
+        "saturation": cfg.COLORJITTER_S,
         "hue": cfg.COLORJITTER_H,
     }
     return [
-        (not choices & {"random_crop", "random_resized_crop"}, f"resize to {size[0]}x{size[1]}",
-         lambda: T.Resize(size, interpolation)),
+        (
+            not choices & {"random_crop", "random_resized_crop"},
+            f"resize to {size[0]}x{size[1]}",
+            lambda: T.Resize(size, interpolation),
+        ),
         ("random_translation" in choices, "random translation", lambda: Random2DTranslation(*size)),
-        ("random_crop" in choices, f"random crop (padding = {cfg.CROP_PADDING})",
-         lambda: T.RandomCrop(size, padding=cfg.CROP_PADDING)),
-        ("random_resized_crop" in choices, f"random resized crop (size={size}, scale={cfg.RRCROP_SCALE})",
-         lambda: T.RandomResizedCrop(size, scale=cfg.RRCROP_SCALE, interpolation=interpolation)),
+        (
+            "random_crop" in choices,
+            f"random crop (padding = {cfg.CROP_PADDING})",
+            lambda: T.RandomCrop(size, padding=cfg.CROP_PADDING),
+        ),
+        (
+            "random_resized_crop" in choices,
+            f"random resized crop (size={size}, scale={cfg.RRCROP_SCALE})",
+            lambda: T.RandomResizedCrop(size, scale=cfg.RRCROP_SCALE, interpolation=interpolation),
+        ),
         ("random_flip" in choices, "random flip", T.RandomHorizontalFlip),
-        ("colorjitter" in choices, f"color jitter ({', '.join(f'{k}={v}' for k, v in jitter.items())})",
-         lambda: T.ColorJitter(**jitter)),
+        (
+            "colorjitter" in choices,
+            f"color jitter ({', '.join(f'{k}={v}' for k, v in jitter.items())})",
+            lambda: T.ColorJitter(**jitter),
+        ),
         ("randomgrayscale" in choices, "random gray scale", lambda: T.RandomGrayscale(p=cfg.RGS_P)),
-        ("gaussian_blur" in choices, f"gaussian blur (kernel={cfg.GB_K})",
-         lambda: T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)),
+        (
+            "gaussian_blur" in choices,
+            f"gaussian blur (kernel={cfg.GB_K})",
+            lambda: T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
+        ),
         (True, "to torch tensor of range [0, 1]", T.ToTensor),
-        ("cutout" in choices, f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})",
-         lambda: Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN)),
+        (
+            "cutout" in choices,
+            f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})",
+            lambda: Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN),
+        ),
         _normalize(cfg, choices),
-        ("gaussian_noise" in choices, f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",
-         lambda: GaussianNoise(cfg.GN_MEAN, cfg.GN_STD)),
+        (
+            "gaussian_noise" in choices,
+            f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",
+            lambda: GaussianNoise(cfg.GN_MEAN, cfg.GN_STD),
+        ),
         _instance_norm(choices),
     ]
 
 
-def _test_steps(cfg: CfgNode, choices: Set[str]) -> List[Step]:
+def _test_steps(cfg: CfgNode, choices: set[str]) -> list[Step]:
     size, interpolation = cfg.SIZE, INTERPOLATION_MODES[cfg.INTERPOLATION]
     return [
         (True, f"resize the smaller edge to {max(size)}", lambda: T.Resize(max(size), interpolation)),
@@ -170,12 +204,13 @@ def _test_steps(cfg: CfgNode, choices: Set[str]) -> List[Step]:
     ]
 
 
-def _normalize(cfg: CfgNode, choices: Set[str]) -> Step:
+def _normalize(cfg: CfgNode, choices: set[str]) -> Step:
     return (
-        "normalize" in choices, f"normalization (mean={cfg.PIXEL_MEAN}, std={cfg.PIXEL_STD})",
+        "normalize" in choices,
+        f"normalization (mean={cfg.PIXEL_MEAN}, std={cfg.PIXEL_STD})",
         lambda: T.Normalize(cfg.PIXEL_MEAN, cfg.PIXEL_STD),
     )
 
 
-def _instance_norm(choices: Set[str]) -> Step:
+def _instance_norm(choices: set[str]) -> Step:
     return "instance_norm" in choices, "instance normalization", InstanceNormalization
