@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-from trainers.tuning.errors import UserError, cli, nearest
+from promptbias.utils.errors import UserError, cli, nearest
 
 YACS_ERRORS = (KeyError, ValueError, TypeError, AssertionError)
 
@@ -40,7 +40,7 @@ def merge_file(cfg, path: str) -> None:
     """
     from yacs.config import CfgNode
 
-    from trainers.tuning.run_files import read_yaml
+    from promptbias.engine.run_folder import read_yaml
 
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
@@ -57,7 +57,7 @@ def merge_options(cfg, options) -> None:
     """Raises:
     UserError: a key that no config has, a value of another type, or a key without value.
     """
-    from trainers.tuning.run_files import flatten
+    from promptbias.engine.run_folder import flatten
 
     if len(options) % 2:
         raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} words: {' '.join(options)}")
@@ -73,7 +73,7 @@ def merge_options(cfg, options) -> None:
 
 def explain(cfg, error: Exception) -> str:
     """yacs' complaint as a sentence, with the nearest key where one is not known."""
-    from trainers.tuning.run_files import flatten
+    from promptbias.engine.run_folder import flatten
 
     message = str(error.args[0] if error.args else error)
     types = re.match(r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\)", message)
@@ -128,7 +128,7 @@ def check(args: argparse.Namespace, cfg) -> None:
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
-    from trainers.tuning import run_files
+    from promptbias.engine import run_folder as run_files
 
     for what, flag, name, registry in (
         ("trainer", "--trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY),
@@ -153,7 +153,7 @@ def tested(args: argparse.Namespace, cfg) -> str | None:
     """Checksum of the checkpoint that --eval-only loads; None where nothing is loaded."""
     from dassl.engine import TRAINER_REGISTRY
 
-    from trainers.tuning.files import checksum
+    from promptbias.utils.files import checksum
 
     find = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "checkpoint_in", None)
     path = find(args.model_dir, args.load_epoch) if args.eval_only and find else ""
@@ -164,13 +164,12 @@ def main() -> None:
     args = parse_args()
 
     # Everything heavy comes after the flags are read, so that --help is there at once.
-    import promptbias  # noqa: F401 (provides Dassl and the trainers)
-    import datasets
+    from promptbias import datasets
     import dassl.utils
     from dassl.engine import build_trainer
     from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-    from trainers.tuning import run_files
+    from promptbias.engine import run_folder as run_files
 
     datasets.register_all()
     cfg = setup_cfg(args)

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from trainers.tuning.errors import cli
+from promptbias.utils.errors import cli
 
 # Commands that look at a run, in the order of the report. The module of each has `add_arguments(parser)` and
 # `run(study, args) -> Result`, and is imported only when it is asked for.
@@ -36,7 +36,6 @@ OTHERS: dict[str, str] = {
 def command_module(name: str):
     """The module behind a command; one that looks at a run finds Dassl and the trainers there to import."""
     if name in FIGURES:
-        import promptbias  # noqa: F401
 
     return importlib.import_module("analysis." + name.replace("-", "_"))
 

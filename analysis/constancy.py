@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.tuning.tower import join_heads
+from promptbias.model.encoder import join_heads
 
 from . import figures
 from .decompose import READ_LABEL, READ_LOOK, Branch, Parts, Statistics, branches_with_prompts

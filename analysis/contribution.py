@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
+from promptbias.model.tuned_clip import TunedCLIP
 
 from .figures import Result, legend, look, subplots, wrapped
-from .recording import end_name, text_columns
-from .relevancy import check_first_block, relevancy, shares
+from promptbias.interp.cache import end_name, text_columns
+from promptbias.interp.relevancy import check_first_block, relevancy, shares
 from .run import ZERO_SHOT, Study
-from .statistics import Means, groups, rank_correlation
+from promptbias.interp.statistics import Means, groups, rank_correlation
 
 HOW_TO_READ = (
     "How much of the score of an image with its own class comes from each token, as a share of all (relevancy, averaged "

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainers.tuning.errors import UserError, nearest
-from trainers.tuning.run_files import RESULTS
+from promptbias.utils.errors import UserError, nearest
+from promptbias.engine.run_folder import RESULTS
 
-from .experiments import BLOCKS, DATASETS, Run, Setting, bias, plain, prompts
-from .results import add_output, draw, mean_std, read_results, spread
+from promptbias.experiments.runs import BLOCKS, DATASETS, Run, Setting, bias, plain, prompts
+from promptbias.experiments.results import add_output, draw, mean_std, read_results, spread
 from .table import published
 
 SHOTS = (1, 2, 4, 8, 16)

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.tower import Tap, Tower, Tuner, join_heads
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
+from promptbias.model.encoder import Tap, Tower, Tuner, join_heads
+from promptbias.model.tuned_clip import TunedCLIP
 
 from . import figures
-from .recording import tapped
+from promptbias.interp.cache import tapped
 from .run import Study
 
 PLAIN = Tuner()  # nothing learned: the branch of the plain CLIP

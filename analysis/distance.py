@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .figures import Result, heads_grid
-from .recording import vision_columns
+from promptbias.interp.cache import vision_columns
 from .run import Study
-from .statistics import attention_means
+from promptbias.interp.statistics import attention_means
 
 HOW_TO_READ = (
     "Each dot is a head of the image branch: the mean distance, in pixels, between a patch and the patches that it attends "

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.model.tuned_clip import TunedCLIP
 
 from .figures import Result, block_axis, heads_per_block, legend, subplots
-from .recording import Watch, end_name, tapped, text_columns
+from promptbias.interp.cache import Watch, end_name, tapped, text_columns
 from .run import Study
-from .statistics import Means, groups
+from promptbias.interp.statistics import Means, groups
 
 HOW_TO_READ = (
     "Each dot is a head of the text branch: the share of EOS' attention that goes to {kinds} and EOS itself; all add up "

@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.files import writing
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import writing
 
 WIDTH = 7.2  # inches, of a figure as wide as a page's text
 

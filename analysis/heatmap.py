@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
+from promptbias.model.tuned_clip import TunedCLIP
 
 from .figures import WIDTH, Result, block_axis, heads_per_block, plt, subplots
-from .recording import Watch, recording, tapped, vision_columns
+from promptbias.interp.cache import Watch, recording, tapped, vision_columns
 from .run import Study, choose_blocks, choose_heads
-from .statistics import Means, correlation
+from promptbias.interp.statistics import Means, correlation
 
 HOW_TO_READ = (
     "Where [cls] looks (mean over {heads}), before and after tuning{maps}, for an image of class “{name}” upright and "

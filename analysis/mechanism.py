@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.tuning.tower import split_heads
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.model.encoder import split_heads
+from promptbias.model.tuned_clip import TunedCLIP
 
 from . import figures
 from .constancy import PromptTerm

@@ -5,8 +5,8 @@ import base64
 import html
 import os
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.files import writing
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import writing
 
 from . import figures
 from .__main__ import ALONE, FIGURES, NOT_SHOWN, add_study_arguments, command_module, load_study, make_parser

@@ -7,7 +7,6 @@ from itertools import zip_longest
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import promptbias  # noqa: F401 (provides Dassl and the trainers)
 import dassl.utils
 from dassl.config import get_cfg_default
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
@@ -15,18 +14,18 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import Tensor
 from tqdm import tqdm
 
-import datasets
-from trainers import zeroshot
-from trainers.bias_tuning import BlockBias
-from trainers.ivlp import DeepPrompts
-from trainers.tuning import run_files
-from trainers.tuning.errors import UserError
-from trainers.tuning.templates import GENERIC, checked, template_of
-from trainers.tuning.tower import Tower
-from trainers.tuning.trainer import registered_as
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias import datasets
+from promptbias.trainers import zeroshot
+from promptbias.trainers.bias_tuning import BlockBias
+from promptbias.trainers.ivlp import DeepPrompts
+from promptbias.engine import run_folder as run_files
+from promptbias.utils.errors import UserError
+from promptbias.model.templates import GENERIC, checked, template_of
+from promptbias.model.encoder import Tower
+from promptbias.engine.trainer import registered_as
+from promptbias.model.tuned_clip import TunedCLIP
 
-from .results import short_names
+from promptbias.experiments.results import short_names
 
 ZERO_SHOT = "zero-shot CLIP"
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from tabulate import tabulate
 from tqdm import tqdm
 
-from trainers.tuning.errors import UserError, nearest
-from trainers.tuning.files import writing
+from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.files import writing
 
-from .experiments import BLOCKS, DATASETS, DIVERGED, Diverged, Run, Setting, bias, estimate, generic_for, plain, prompts
-from .results import Results, add_output, mean_std
+from promptbias.experiments.runs import BLOCKS, DATASETS, DIVERGED, Diverged, Run, Setting, bias, estimate, generic_for, plain, prompts
+from promptbias.experiments.results import Results, add_output, mean_std
 
 AVERAGE = "Average"
 FAILED = "–"

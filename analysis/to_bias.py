@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.tuning.templates import GENERIC
+from promptbias.model.templates import GENERIC
 
 from . import figures
 from .constancy import PromptTerm

@@ -14,10 +14,9 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-import promptbias  # noqa: F401 (provides Dassl)
-from trainers.tuning.errors import UserError, cli
-from trainers.tuning.files import writing
-from trainers.tuning.tuned_clip import DTYPES, resolve_precision
+from promptbias.utils.errors import UserError, cli
+from promptbias.utils.files import writing
+from promptbias.model.tuned_clip import DTYPES, resolve_precision
 
 from .cases import Case, file_sizes
 from .measure import Side, in_turn

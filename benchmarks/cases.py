@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import promptbias  # noqa: F401 (provides Dassl)
 from dassl.config import get_cfg_default
-from trainers import bias_tuning, ivlp, zeroshot
-from trainers.tuning import run_files
-from trainers.tuning.clip_models import import_clip
+from promptbias.trainers import bias_tuning, ivlp, zeroshot
+from promptbias.engine import run_folder as run_files
+from promptbias.model.loading import import_clip
 
 from .usual import UsualBiasTuning, UsualCLIP, UsualIVLP, usual_relevancy
 
@@ -115,7 +114,7 @@ def prepare(case: Case, side: str, device: str, shape: dict[str, int] = VIT_B16)
         if side == "usual":
             model = usual_model(case, clip_model, device)
             return lambda: torch.cat(usual_relevancy(model.clip, image, model.tokens[label]), 1)
-        from analysis.relevancy import relevancy
+        from promptbias.interp.relevancy import relevancy
 
         model = our_model(case, clip_model, side, device).eval()
         return lambda: torch.cat(relevancy(model, image, label), 1)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trainers.tuning import frozen
-from trainers.tuning.errors import UserError
-from trainers.tuning.startup import keep_freed_memory
+from promptbias.model import prepacked_linear as frozen
+from promptbias.utils.errors import UserError
+from promptbias.utils.startup import keep_freed_memory
 
 from .cases import Case, prepare
 

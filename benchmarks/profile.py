@@ -5,7 +5,7 @@ from collections import Counter
 from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
-from trainers.tuning.tuned_clip import DTYPES, resolve_precision
+from promptbias.model.tuned_clip import DTYPES, resolve_precision
 
 from .cases import VIT_B16, Case, prepare
 from .measure import fastest_product, operations

@@ -4,8 +4,8 @@ from statistics import median
 
 import numpy as np
 
-from analysis import figures
-from trainers.tuning.tuned_clip import resolve_precision
+from promptbias.analysis import figures
+from promptbias.model.tuned_clip import resolve_precision
 
 from .cases import Case
 from .measure import Side

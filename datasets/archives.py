@@ -10,8 +10,8 @@ import zlib
 from typing import IO
 from collections.abc import Callable, Iterator, Sequence
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.files import CHUNK
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import CHUNK
 
 
 class _Refused(Exception):

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Sequence
 
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 
 class _Datum:

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each, listing

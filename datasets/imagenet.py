@@ -8,7 +8,7 @@ import os
 
 from dassl.data.datasets import DatasetBase
 
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 from .reader import FewShotDataset, register
 from .splits import Item, Split, listing, text_lines

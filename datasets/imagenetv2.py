@@ -1,6 +1,6 @@
 """ImageNetV2: 10,000 new test images for ImageNet (Recht et al., 2019), its matched-frequency set."""
 
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 from .imagenet import ImageNetVariant, images_in, read_classnames
 from .reader import register

@@ -6,8 +6,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
-from trainers.tuning.errors import UserError, cli, nearest
-from trainers.tuning.files import download
+from promptbias.utils.errors import UserError, cli, nearest
+from promptbias.utils.files import download
 
 from .archives import unpack
 from .sources import SOURCES, Fetch, Source
@@ -160,7 +160,6 @@ def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
 
 def count(source: Source, root: str) -> tuple[int, int, int]:
     """Images in train_x, val and test, each of which is a file."""
-    import promptbias  # noqa: F401 (provides Dassl where it is not installed)
     from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
 
@@ -176,7 +175,6 @@ def count(source: Source, root: str) -> tuple[int, int, int]:
 
 
 def make_digits(images: str) -> None:
-    import promptbias  # noqa: F401
 
     from .digits import write_digits
 

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dassl.config import cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.files import writing
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import writing
 
 from .coop_pickle import read_pickle
 from .sources import Fetch, Source, source_of

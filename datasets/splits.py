@@ -11,7 +11,7 @@ import random
 from typing import Any, NamedTuple
 from collections.abc import Iterator, Mapping, Sequence
 
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 
 DRAWN_BY = "drawn_by"  # key of a split file that was made here, and not by CoOp

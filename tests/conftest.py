@@ -24,7 +24,6 @@ THREE_BLOCKS = [
     for word in (f"TRAINER.{key}", "3")
 ]
 
-import promptbias  # noqa: F401 (provides Dassl where it is not installed)
 
 
 def pytest_configure(config):
@@ -34,7 +33,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def random_clip():
     """A CLIP of three blocks of two heads, 32x32 pixels in 4x4 patches, in float32. Read only: take `small_clip`."""
-    from trainers.tuning.clip_models import import_clip
+    from promptbias.model.loading import import_clip
 
     _, model = import_clip()
     torch.manual_seed(0)

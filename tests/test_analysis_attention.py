@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.contribution import KINDS
-from analysis.distance import attention_distance, pixel_distances
-from analysis.entropy import attention_entropy
-from analysis.eos_attention import eos_attention
-from analysis.heatmap import prompt_distances, scaled, upsampled
-from analysis.recording import gradients, recording, text_columns, vision_columns
-from analysis.relevancy import head_means, relevancy, row_of_product, shares
-from analysis.statistics import Means, correlation, groups, rank_correlation
-from trainers import bias_tuning, ivlp, zeroshot
-from trainers.tuning.tower import Tap, Tuner
+from promptbias.analysis.contribution import KINDS
+from promptbias.analysis.distance import attention_distance, pixel_distances
+from promptbias.analysis.entropy import attention_entropy
+from promptbias.analysis.eos_attention import eos_attention
+from promptbias.analysis.heatmap import prompt_distances, scaled, upsampled
+from promptbias.interp.cache import gradients, recording, text_columns, vision_columns
+from promptbias.interp.relevancy import head_means, relevancy, row_of_product, shares
+from promptbias.interp.statistics import Means, correlation, groups, rank_correlation
+from promptbias.trainers import bias_tuning, ivlp, zeroshot
+from promptbias.model.encoder import Tap, Tuner
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 V, T, M, L, H = 3, 4, 16, 3, 2
@@ -157,7 +157,7 @@ def test_gradient_is_the_slope_of_y(deep, images):
 
 
 def test_columns_are_named_as_the_tokens_stand(models):
-    from trainers.tuning.clip_models import import_clip
+    from promptbias.model.loading import import_clip
 
     clip, _ = import_clip()
     assert vision_columns(models["deep"]) == {"cls": slice(0, 1), "patches": slice(1, 17), "prompts": slice(17, 20)}

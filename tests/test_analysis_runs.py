@@ -14,15 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-import datasets
-from analysis import __main__ as command_line
-from analysis import contribution, distance, entropy, eos_attention, figures, heatmap, truth
-from analysis.run import Study, first_difference, load_run, spread
+from promptbias import datasets
+from promptbias.analysis import __main__ as command_line
+from promptbias.analysis import contribution, distance, entropy, eos_attention, figures, heatmap, truth
+from promptbias.analysis.run import Study, first_difference, load_run, spread
 from conftest import ROOT, THREE_BLOCKS
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from trainers import ivlp
-from trainers.tuning.errors import UserError
+from promptbias.trainers import ivlp
+from promptbias.utils.errors import UserError
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 MINE = {

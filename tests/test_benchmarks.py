@@ -14,8 +14,8 @@ from benchmarks import cases, measure, profile
 from benchmarks.cases import Case
 from benchmarks.usual import usual_relevancy
 from conftest import ROOT
-from trainers.tuning import frozen
-from trainers.tuning.errors import UserError
+from promptbias.model import prepacked_linear as frozen
+from promptbias.utils.errors import UserError
 
 SMALL = dict(
     embed_dim=32,
@@ -60,7 +60,7 @@ def test_usual_relevancy_is_ours():
     clip_model = cases.random_clip(SMALL)
     model = cases.our_model(case, clip_model, "fp32", "cpu").eval()
     image, label = cases.images_and_labels(case, 32, "cpu")
-    from analysis.relevancy import relevancy
+    from promptbias.interp.relevancy import relevancy
 
     patches, words = relevancy(model, image, label)
     expected_patches, expected_words = usual_relevancy(clip_model, image, model.text.tokens[label])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainers.tuning import clip_models
-from trainers.tuning.errors import UserError
+from promptbias.model import loading as clip_models
+from promptbias.utils.errors import UserError
 
 
 def test_weights_files_give_the_clip_they_hold(random_clip, tmp_path):

@@ -17,14 +17,14 @@ from PIL import Image
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, Datum, build_dataset
 
-import datasets
-from datasets import reader
-from datasets.coop_pickle import read_pickle
-from datasets.digits import write_digits
-from datasets.image_folder import readable
-from datasets.sources import SOURCES
-from datasets.splits import Item, seeded, subsample_classes
-from trainers.tuning.errors import UserError
+from promptbias import datasets
+from promptbias.datasets import reader
+from promptbias.datasets.coop_pickle import read_pickle
+from promptbias.datasets.digits import write_digits
+from promptbias.datasets.image_folder import readable
+from promptbias.datasets.sources import SOURCES
+from promptbias.datasets.splits import Item, seeded, subsample_classes
+from promptbias.utils.errors import UserError
 
 datasets.register_all()
 EUROSAT = [

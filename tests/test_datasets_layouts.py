@@ -14,10 +14,10 @@ import pytest
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 
-import datasets
-from datasets.sources import SOURCES
+from promptbias import datasets
+from promptbias.datasets.sources import SOURCES
 from miniatures import MINIATURES
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 datasets.register_all()
 VARIANTS = {"imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"}

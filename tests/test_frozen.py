@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.tuning import frozen
-from trainers.tuning.frozen import EVERY, linear
+from promptbias.model import prepacked_linear as frozen
+from promptbias.model.prepacked_linear import EVERY, linear
 
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 1e-2, "atol": 2e-2}}
 ROWS = [EVERY, slice(8), slice(8, 24)]

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from analysis import constancy, decompose, mechanism, to_bias, truth
-from analysis.constancy import PromptTerm
-from analysis.decompose import PLAIN, ImageBranch, Shares, TakenApart, TextBranch
-from analysis.mechanism import VARIANTS, WHERE, accuracies, variant_features
-from trainers import bias_tuning, ivlp, zeroshot
-from trainers.tuning.errors import UserError
-from trainers.tuning.tower import Tap, Tuner
+from promptbias.analysis import constancy, decompose, mechanism, to_bias, truth
+from promptbias.analysis.constancy import PromptTerm
+from promptbias.analysis.decompose import PLAIN, ImageBranch, Shares, TakenApart, TextBranch
+from promptbias.analysis.mechanism import VARIANTS, WHERE, accuracies, variant_features
+from promptbias.trainers import bias_tuning, ivlp, zeroshot
+from promptbias.utils.errors import UserError
+from promptbias.model.encoder import Tap, Tuner
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 V, T, M, L = 3, 4, 16, 3

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers import bias_tuning, ivlp, zeroshot
-from trainers.tuning.errors import UserError
+from promptbias.trainers import bias_tuning, ivlp, zeroshot
+from promptbias.utils.errors import UserError
 
 NAMES = ["Annual Crop Land", "Forest", "Highway or Road", "Sea_or_Lake"]
 TEMPLATE = "a centered satellite photo of {}."

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from datasets import prepare
-from datasets.archives import unpack
-from datasets.sources import SOURCES, Fetch, Source
+from promptbias.datasets import prepare
+from promptbias.datasets.archives import unpack
+from promptbias.datasets.sources import SOURCES, Fetch, Source
 from miniatures import eurosat, image
-from trainers.tuning import files
-from trainers.tuning.errors import UserError
-from trainers.tuning.files import download
+from promptbias.utils import files
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import download
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENT = random.Random(0).randbytes(3_000_000)
@@ -152,7 +152,7 @@ def test_no_network_says_the_address_and_what_to_do_by_hand(server, tmp_path, wh
 
 
 def test_two_processes_fetch_a_file_once(server, tmp_path):
-    code = "import sys; from trainers.tuning.files import download; download(*sys.argv[1:])"
+    code = "import sys; from promptbias.utils.files import download; download(*sys.argv[1:])"
     words = [sys.executable, "-c", code, f"{server.url}/file", str(tmp_path / "file"), SHA256]
     running = [subprocess.Popen(words, cwd=ROOT) for _ in range(2)]
     assert [process.wait() for process in running] == [0, 0]
@@ -163,8 +163,8 @@ def test_a_full_disk(server, tmp_path):
     """A limit on the size of files stands for the end of the disk: writing fails in the middle of the transfer."""
     code = (
         "import resource, sys\n"
-        "from trainers.tuning.errors import cli\n"
-        "from trainers.tuning.files import download\n"
+        "from promptbias.utils.errors import cli\n"
+        "from promptbias.utils.files import download\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n"
         "cli(lambda: download(*sys.argv[1:]))"
     )

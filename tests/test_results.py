@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import results
-from trainers.tuning.errors import UserError
+from promptbias.analysis import results
+from promptbias.utils.errors import UserError
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import yaml
 from dassl.config import get_cfg_default
 
 from conftest import ROOT
-from trainers.tuning import run_files
-from trainers.tuning.errors import UserError
+from promptbias.engine import run_folder as run_files
+from promptbias.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_macro_f1_is_the_evaluators(run):
 
 
 def test_classes_of_one_name_are_counted_each():
-    from trainers.zeroshot import ZeroshotCLIP
+    from promptbias.trainers.zeroshot import ZeroshotCLIP
 
     trainer = object.__new__(ZeroshotCLIP)
     trainer.cfg, trainer.device, trainer.num_classes = get_cfg_default(), torch.device("cpu"), 3
@@ -250,7 +250,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, train_py, tmp_path):
 
 
 def test_the_state_of_a_warm_up_includes_what_follows_it():
-    from trainers.tuning.trainer import scheduler_state, set_scheduler_state
+    from promptbias.engine.trainer import scheduler_state, set_scheduler_state
 
     class WarmUp(
         torch.optim.lr_scheduler.ConstantLR
@@ -314,7 +314,7 @@ class Scheduler:
 
 
 def test_promptsrc_checkpoints_load(small_clip, config, tmp_path):
-    from trainers import ivlp
+    from promptbias.trainers import ivlp
 
     model = ivlp.CustomCLIP(config("IVLP.N_CTX_VISION", 2, "IVLP.N_CTX_TEXT", 2), ["a", "b"], small_clip)
     torch.manual_seed(5)

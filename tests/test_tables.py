@@ -12,11 +12,11 @@ import sys
 import numpy as np
 import pytest
 
-from analysis import experiments, table
-from analysis.__main__ import main, make_parser
+from promptbias.analysis import experiments, table
+from promptbias.analysis.__main__ import main, make_parser
 from conftest import ROOT, THREE_BLOCKS
 from miniatures import MINIATURES
-from trainers.tuning.errors import UserError
+from promptbias.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +185,7 @@ def finished_run(tmp_path):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that a command saves, which are closed at the end."""
-    from analysis import figures
+    from promptbias.analysis import figures
 
     seen = []
     monkeypatch.setattr(figures, "save", lambda result, *where: seen.extend(result.figures.values()) or [])

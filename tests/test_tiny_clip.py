@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import tiny_clip
-from tiny_clip.captions import captions, vocabulary
-from tiny_clip.evaluate import handwritten, image_features, text_features
-from tiny_clip.glyphs import CHARACTERS, Scribble, coarsen, render
-from tiny_clip.pretrain import ARCHITECTURE, Towers
+from promptbias import tiny_clip
+from promptbias.tiny_clip.captions import captions, vocabulary
+from promptbias.tiny_clip.evaluate import handwritten, image_features, text_features
+from promptbias.tiny_clip.glyphs import CHARACTERS, Scribble, coarsen, render
+from promptbias.tiny_clip.pretrain import ARCHITECTURE, Towers
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainers.tuning import tower as walk
-from trainers.bias_tuning import BlockBias
-from trainers.ivlp import DeepPrompts, VisionPrompts
-from trainers.tuning.tower import Tap, TextTower, Tuner, VisionTower
+from promptbias.model import encoder as walk
+from promptbias.trainers.bias_tuning import BlockBias
+from promptbias.trainers.ivlp import DeepPrompts, VisionPrompts
+from promptbias.model.encoder import Tap, TextTower, Tuner, VisionTower
 
 BLOCKS, WIDTH, PATCHES, SOS, EOS = 3, 128, 16, 49406, 49407
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

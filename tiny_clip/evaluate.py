@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tiny_clip import MEAN, STD, WEIGHTS, state_dict
 from tiny_clip.captions import DIGITS
-from trainers.tuning.errors import cli
+from promptbias.utils.errors import cli
 
 TEMPLATES = (
     "a photo of the digit {}.",

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from tiny_clip import MEAN, STD, WEIGHTS
 from tiny_clip.captions import DIGITS, captions, vocabulary
 from tiny_clip.glyphs import CHARACTERS, Scribble, render
-from trainers.tuning.errors import cli
-from trainers.tuning.files import writing
+from promptbias.utils.errors import cli
+from promptbias.utils.files import writing
 
 ARCHITECTURE = {
     "embed_dim": 128,

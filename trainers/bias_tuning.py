@@ -9,11 +9,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .tuning.errors import UserError
-from .tuning.templates import checked, template_of
-from .tuning.tower import Tuner
-from .tuning.trainer import TuningTrainer, add_config, register
-from .tuning.tuned_clip import Learner, TunedCLIP, check_depth
+from promptbias.utils.errors import UserError
+from promptbias.model.templates import checked, template_of
+from promptbias.model.encoder import Tuner
+from promptbias.engine.trainer import TuningTrainer, add_config, register
+from promptbias.model.tuned_clip import Learner, TunedCLIP, check_depth
 
 add_config(
     "BIASTUNING",

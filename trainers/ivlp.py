@@ -9,11 +9,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .tuning.errors import UserError
-from .tuning.templates import checked
-from .tuning.tower import EVERY, Tuner
-from .tuning.trainer import TuningTrainer, add_config, register
-from .tuning.tuned_clip import Learner, TunedCLIP, check_depth
+from promptbias.utils.errors import UserError
+from promptbias.model.templates import checked
+from promptbias.model.encoder import EVERY, Tuner
+from promptbias.engine.trainer import TuningTrainer, add_config, register
+from promptbias.model.tuned_clip import Learner, TunedCLIP, check_depth
 
 add_config(
     "IVLP",

@@ -1,9 +1,9 @@
 """Zero-shot CLIP: the dataset's template around the class names, nothing learned (the first column of the paper's tables)."""
 
-from .tuning.templates import checked, template_of
-from .tuning.tower import Tuner
-from .tuning.trainer import TuningTrainer, add_config, register
-from .tuning.tuned_clip import Learner, TunedCLIP
+from promptbias.model.templates import checked, template_of
+from promptbias.model.encoder import Tuner
+from promptbias.engine.trainer import TuningTrainer, add_config, register
+from promptbias.model.tuned_clip import Learner, TunedCLIP
 
 add_config(
     "ZEROSHOTCLIP",

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .errors import UserError
-from .frozen import EVERY, linear
+from promptbias.utils.errors import UserError
+from promptbias.model.prepacked_linear import EVERY, linear
 
 Rows = Union[slice, Tensor]
 TEXTS_AT_ONCE = 1000  # so that memory does not grow with the number of classes beyond

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import yaml
 
-from datasets.sources import SOURCES
-from trainers.tuning.errors import UserError
-from trainers.tuning.files import writing
-from trainers.tuning.run_files import CONFIG, finished, refuse_other_config
+from promptbias.datasets.sources import SOURCES
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import writing
+from promptbias.engine.run_folder import CONFIG, finished, refuse_other_config
 
-from .results import Results, read_results
+from promptbias.experiments.results import Results, read_results
 
 BLOCKS = 12
 DIVERGED = (
@@ -109,7 +109,7 @@ def backbone_of(dataset: str) -> str:
 
 def generic_for(dataset: str) -> str:
     """GENERIC, or "" where that is the dataset's own template anyway: its runs are then those with its own."""
-    from trainers.tuning import templates
+    from promptbias.model import templates
 
     with open(os.path.join("configs", "datasets", dataset + ".yaml"), encoding="utf-8") as file:
         name = yaml.safe_load(file)["DATASET"]["NAME"]
@@ -180,9 +180,8 @@ class Run:
 
     def config(self):
         """The config that the run has or will have."""
-        import promptbias  # noqa: F401 (provides Dassl and the trainers)
 
-        import datasets.reader  # noqa: F401 (its config nodes)
+        import promptbias.datasets.reader  # noqa: F401 (its config nodes)
         import train
 
         return train.setup_cfg(train.parse_args(self.words))

@@ -7,9 +7,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.model.tuned_clip import TunedCLIP
 
-from .recording import Watch, tapped
+from promptbias.interp.cache import Watch, tapped
 from .run import Study
 
 Name = Hashable

@@ -4,7 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
-from .startup import keep_freed_memory, put_off_unused
+from promptbias.utils.startup import keep_freed_memory, put_off_unused
 
 
 class UserError(Exception):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.tower import Tower, Tuner
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
+from promptbias.model.encoder import Tower, Tuner
+from promptbias.model.tuned_clip import TunedCLIP
 
-from .recording import gradients, recording
+from promptbias.interp.cache import gradients, recording
 
 
 def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> tuple[Tensor, Tensor]:

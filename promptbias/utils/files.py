@@ -12,7 +12,7 @@ import urllib.request
 from typing import IO
 from collections.abc import Iterator
 
-from .errors import UserError
+from promptbias.utils.errors import UserError
 
 CHUNK = 1 << 20  # bytes read at a time
 TIMEOUT = 10  # seconds without a byte after which a connection counts as broken

@@ -9,10 +9,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UserError
-from .frozen import state_of
-from .templates import fill, tokenize
-from .tower import TextTower, Tower, Tuner, VisionTower
+from promptbias.utils.errors import UserError
+from promptbias.model.prepacked_linear import state_of
+from promptbias.model.templates import fill, tokenize
+from promptbias.model.encoder import TextTower, Tower, Tuner, VisionTower
 
 # What the frozen weights and the activations are kept in. "amp" keeps float32 and lets autocast choose.
 DTYPES: dict[str, torch.dtype] = {

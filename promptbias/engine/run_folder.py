@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from .errors import UserError
-from .files import writing
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import writing
 
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 

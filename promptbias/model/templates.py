@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .clip_models import import_clip
-from .errors import UserError
+from promptbias.model.loading import import_clip
+from promptbias.utils.errors import UserError
 
 GENERIC = "a photo of a {}."
 

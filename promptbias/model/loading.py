@@ -9,8 +9,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .errors import UserError, nearest
-from .files import checksum, download
+from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.files import checksum, download
 
 NEEDED = (
     "positional_embedding",
@@ -80,7 +80,7 @@ def load_clip(name: str) -> nn.Module:
 
 def tiny_state() -> dict[str, Tensor]:
     try:
-        import tiny_clip
+        from promptbias import tiny_clip
     except ImportError as error:
         raise UserError(
             "the tiny CLIP lies in this project's folder tiny_clip/; start from its checkout, or add it to PYTHONPATH"

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from trainers.tuning.errors import UserError
-from trainers.tuning.run_files import CONFIG, RESULTS
+from promptbias.utils.errors import UserError
+from promptbias.engine.run_folder import CONFIG, RESULTS
 
 METRICS = {"accuracy": "accuracy %", "macro_f1": "macro-F1 %"}
 Results = dict[str, Any]  # what results.json holds

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from trainers.tuning.templates import tokenize
-from trainers.tuning.tower import Tap, Tower
-from trainers.tuning.tuned_clip import TunedCLIP
+from promptbias.model.templates import tokenize
+from promptbias.model.encoder import Tap, Tower
+from promptbias.model.tuned_clip import TunedCLIP
 
 See = Callable[[int, Tensor], None]
 

@@ -18,12 +18,13 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor
 from tqdm import tqdm
 
-from . import run_files, startup
-from .checks import check_values
-from .clip_models import load_clip
-from .errors import UserError
-from .files import checksum, writing
-from .tuned_clip import TunedCLIP, device_of
+from promptbias.engine import run_folder as run_files
+from promptbias.utils import startup
+from promptbias.engine.checks import check_values
+from promptbias.model.loading import load_clip
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import checksum, writing
+from promptbias.model.tuned_clip import TunedCLIP, device_of
 
 
 PREFIX = "PromptBias"  # of a trainer's name where its own is taken

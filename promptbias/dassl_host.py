@@ -1,0 +1,48 @@
+"""Makes `import dassl` work: with the installed Dassl where it runs on the torch that is here, otherwise with ours."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import sys
+import tempfile
+
+from promptbias.utils.paths import COMPAT
+
+
+def provide_dassl() -> None:
+    """Make `import dassl` work. Puts our own at the end of `sys.path`, or first where the installed one fails."""
+    if COMPAT not in sys.path:
+        sys.path.append(COMPAT)
+    if "dassl" in sys.modules:
+        return
+    spec = importlib.util.find_spec("dassl")
+    if spec is None or (spec.origin or "").startswith(COMPAT):
+        return
+    reason = failure_of_installed_dassl()
+    if reason:
+        for name in [name for name in sys.modules if name.split(".")[0] == "dassl"]:
+            del sys.modules[name]
+        sys.path.insert(0, COMPAT)
+        print(f"the installed Dassl does not work here ({reason}): using the one in {COMPAT}", file=sys.stderr)
+
+
+def failure_of_installed_dassl() -> str:
+    """Why the installed Dassl does not work with this torch, or "". Tries what this family uses and torch has changed."""
+    try:
+        import torch
+        from dassl.config import get_cfg_default
+        from dassl.engine import TrainerX  # noqa: F401
+        from dassl.optim import build_lr_scheduler
+        from dassl.utils import load_checkpoint, save_checkpoint
+
+        optim = get_cfg_default().OPTIM
+        optim.WARMUP_EPOCH, optim.WARMUP_TYPE, optim.LR_SCHEDULER = 1, "constant", "cosine"
+        scheduler = build_lr_scheduler(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0), optim)
+        checkpoint = {"state_dict": {}, "epoch": 1, "scheduler": scheduler.state_dict()}
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            save_checkpoint(checkpoint, folder, model_name="probe")
+            load_checkpoint(os.path.join(folder, "probe"))
+    except Exception as error:  # other people's code on a torch it was not written for: anything can happen
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return ""

@@ -1,0 +1,5 @@
+"""Training and testing on Dassl: trainer, checkpoints, run folder, configuration. Importing it makes Dassl importable."""
+
+from promptbias.dassl_host import provide_dassl
+
+provide_dassl()

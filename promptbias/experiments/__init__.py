@@ -1,0 +1,1 @@
+"""Runs, their folders and results: one runner for scripts, tables and curves."""

@@ -1,0 +1,30 @@
+"""`import promptbias.plugin`: our trainers in any checkout of the CoOp family.
+
+Makes them importable as `trainers.ivlp`, `trainers.bias_tuning`, ... beside a checkout's own, registers them and their
+config nodes with Dassl, and touches nothing else.
+"""
+
+import importlib
+import sys
+
+from promptbias.dassl_host import provide_dassl
+
+
+def register() -> None:
+    """Register our trainers, whoever's `trainers` package it is; what is there already stays as it is."""
+    provide_dassl()
+    ours = importlib.import_module("promptbias.trainers")
+    ours.discover()
+    try:
+        theirs = importlib.import_module("trainers")
+    except ImportError:  # a checkout that keeps its trainers elsewhere
+        return
+    for name in list(sys.modules):
+        if name.startswith("promptbias.trainers."):
+            short = name.rpartition(".")[2]
+            if f"trainers.{short}" not in sys.modules and not hasattr(theirs, short):
+                sys.modules[f"trainers.{short}"] = sys.modules[name]
+                setattr(theirs, short, sys.modules[name])
+
+
+register()
