@@ -183,7 +183,7 @@ def main() -> None:
         set_random_seed(cfg.SEED)
     try:
         if resuming or not os.path.exists(os.path.join(cfg.OUTPUT_DIR, run_files.RESULTS)):
-            run_files.put_log_aside(cfg.OUTPUT_DIR)
+            run_files.rotate_log(cfg.OUTPUT_DIR)
         setup_logger(cfg.OUTPUT_DIR)
     except OSError as error:
         raise UserError(

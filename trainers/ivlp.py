@@ -1,114 +1,94 @@
 """IVLP: independent deep vision-language prompts (section 2.2 of arXiv 2312.11570; the baseline of PromptSRC).
 
-What is learned: for each branch and each of its first `depth` blocks a few tokens of their own. Where they attach: in the
+What is trained: for each branch and each of its first `depth` blocks a few tokens of their own. Where they attach: in the
 vision branch after the patches, in the text branch between SOS and what is left of the template; every block up to `depth`
-first replaces the prompts that it receives by its own. They do not merge: a stock CLIP has no place for them.
+first replaces the prompts that it receives by its own. They do not fold: a stock CLIP has no place for them.
 """
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn as nn
 from torch import Tensor
 
+from promptbias.engine.custom_clip import ConfiguredCLIP
+from promptbias.engine.registry import register
+from promptbias.engine.trainer import TuningTrainer
+from promptbias.model.adapter import Adapter, Adapters
+from promptbias.model.encoder import TextTower, VisionTower
+from promptbias.model.method import MethodConfig
+from promptbias.model.prompts import DeepPrompts, VisionPrompts, prompts_label
+from promptbias.model.templates import GENERIC, tokenize, validate_template
 from promptbias.utils.errors import UserError
-from promptbias.model.templates import checked
-from promptbias.model.encoder import EVERY, Tuner
-from promptbias.engine.trainer import TuningTrainer, add_config, register
-from promptbias.model.tuned_clip import Learner, TunedCLIP, check_depth
 
-add_config(
-    "IVLP",
-    N_CTX_VISION=4,  # V, prompts per block of the vision branch
-    N_CTX_TEXT=4,  # T, prompts per block of the text branch
-    CTX_INIT="a photo of a",  # words that the first text prompts start from, if T <= 4
-    PREC="auto",  # fp32, fp16, amp, bf16 or auto
-    PROMPT_DEPTH_VISION=12,  # 0: no vision prompts, 1: shallow, 12: deep on ViT-B/16
-    PROMPT_DEPTH_TEXT=12,  # at least 1
-)
-
-INIT_STD = 0.02
 LONGEST_CTX_INIT = 4
 
 
-class DeepPrompts(Tuner):
-    """`n` prompts of its own for each of the first `depth` blocks: `prompts` (depth, n, D), from N(0, 0.02²).
+@dataclass
+class IVLPConfig(MethodConfig):
+    """Options of IVLP, under the names that the family uses.
 
-    Args:
-        at: the row of the first prompt.
+    Attributes:
+        n_ctx_vision, n_ctx_text: V and T, prompts per block of the branch.
+        ctx_init: words that the first text prompts start from, if T <= 4; "" starts from N(0, 0.02²).
+        prompt_depth_vision: blocks with prompts; 0: none, 1: shallow, 12: deep on ViT-B/16.
+        prompt_depth_text: at least 1.
     """
 
-    def __init__(self, depth: int, n: int, width: int, at: int) -> None:
-        super().__init__()
-        self.prompts = nn.Parameter(INIT_STD * torch.randn(depth, n, width))
-        self.prompts_at = slice(at, at + n)
-
-    def put(self, x: Tensor, prompts: Tensor) -> Tensor:
-        """Tokens (..., N, D) with `prompts` (n, D) in the place of what stands there, if anything does."""
-        first, end = self.prompts_at.start, self.prompts_at.stop
-        prompts = prompts.to(x.dtype).expand(*x.shape[:-2], -1, -1)
-        return torch.cat([x[..., :first, :], prompts, x[..., end:, :]], -2)
-
-    def start(self, x: Tensor) -> Tensor:
-        return self.put(x, self.prompts[0])
-
-    def before(self, i: int, x: Tensor) -> Tensor:
-        return self.put(x, self.prompts[i]) if 0 < i < len(self.prompts) else x
-
-
-class VisionPrompts(DeepPrompts):
-    """Prompts after [cls] and the patches."""
-
-    def read_after(self, i: int) -> slice:
-        replaced_next = i + 1 < len(self.prompts)
-        return slice(self.prompts_at.start) if replaced_next else EVERY
-
-
-class CustomCLIP(TunedCLIP):
-    """CLIP with deep prompts. `CustomCLIP(cfg, classnames, clip_model)` as everywhere in this family."""
-
-    def __init__(self, cfg, classnames, clip_model) -> None:
-        node = cfg.TRAINER.IVLP
-        T, V = node.N_CTX_TEXT, node.N_CTX_VISION
-        if T < 1:
-            raise UserError(f"TRAINER.IVLP.N_CTX_TEXT is {T}, but at least 1 text prompt is needed")
-        if V < 1 and node.PROMPT_DEPTH_VISION > 0:
-            raise UserError(f"TRAINER.IVLP.N_CTX_VISION is {V}; for no vision prompts set PROMPT_DEPTH_VISION to 0")
-        words = (node.CTX_INIT or "").replace("_", " ") if T <= LONGEST_CTX_INIT else ""
-        context = words or " ".join(["X"] * T)
-        super().__init__(
-            cfg,
-            classnames,
-            clip_model,
-            template=checked(context + " {}.", "TRAINER.IVLP.CTX_INIT"),
-            precision=node.PREC,
-        )
-        check_depth("TRAINER.IVLP.PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, self.vision)
-        check_depth("TRAINER.IVLP.PROMPT_DEPTH_TEXT", node.PROMPT_DEPTH_TEXT, self.text, at_least=1)
-        text = DeepPrompts(node.PROMPT_DEPTH_TEXT, T, self.text.width, at=1)
-        vision = Tuner()
-        if node.PROMPT_DEPTH_VISION > 0:
-            vision = VisionPrompts(node.PROMPT_DEPTH_VISION, V, self.vision.width, at=1 + self.vision.patches)
-        if words:
-            ids = self.tokens_of([words], ["CTX_INIT"])[0, 1:]
-            if int(ids.argmax()) < T:
-                raise UserError(
-                    f'TRAINER.IVLP.CTX_INIT "{words}" has fewer than N_CTX_TEXT = {T} tokens; '
-                    'add words, or set CTX_INIT to "" to start from random prompts'
-                )
-            with torch.no_grad():
-                text.prompts[0] = clip_model.token_embedding(ids[:T])
-        self.learner = Learner(vision=vision, text=text)
-
-
-@register
-class IVLP(TuningTrainer):
-    """Dassl trainer of independent deep vision-language prompts."""
-
-    custom_clip = CustomCLIP
     node = "IVLP"
-    learner_name = "VLPromptLearner"  # the name in PromptSRC's checkpoints, so that they are found
+    uses_template = False
 
-    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """PromptSRC's checkpoint keys to ours; other states pass as they are."""
+    n_ctx_vision: int = 4
+    n_ctx_text: int = 4
+    ctx_init: str = "a photo of a"
+    prompt_depth_vision: int = 12
+    prompt_depth_text: int = 12
+
+    @property
+    def words(self) -> str:
+        """The words of CTX_INIT as text."""
+        return (self.ctx_init or "").replace("_", " ")
+
+    def template_for(self, template: str) -> str:
+        if self.n_ctx_text < 1:
+            raise UserError(f"{self.key('n_ctx_text')} is {self.n_ctx_text}, but at least 1 text prompt is needed")
+        words = self.words if self.n_ctx_text <= LONGEST_CTX_INIT else ""
+        return validate_template((words or " ".join(["X"] * self.n_ctx_text)) + " {}.", self.key("ctx_init"))
+
+    def base_template(self, template: str) -> str:
+        return f"{self.words} {{}}." if self.words else GENERIC
+
+    def adapters(self, vision: VisionTower, text: TextTower) -> Adapters:
+        V, T = self.n_ctx_vision, self.n_ctx_text
+        depths = self.depth("prompt_depth_vision", vision), self.depth("prompt_depth_text", text, at_least=1)
+        if V < 1 and depths[0]:
+            raise UserError(f"{self.key('n_ctx_vision')} is {V}; for no vision prompts set PROMPT_DEPTH_VISION to 0")
+        of_text = DeepPrompts(depths[1], T, text.width, at=1)
+        of_vision = VisionPrompts(depths[0], V, vision.width, at=1 + vision.patches) if depths[0] else Adapter()
+        if self.words and T <= LONGEST_CTX_INIT:
+            self.start_from_words(of_text, text.clip)
+        return Adapters(of_vision, of_text)
+
+    @torch.no_grad()
+    def start_from_words(self, prompts: DeepPrompts, clip_model) -> None:
+        """Set the first block's prompts to the embeddings of CTX_INIT.
+
+        Raises:
+            UserError: it has fewer tokens than there are prompts.
+        """
+        T = self.n_ctx_text
+        ids = tokenize([self.words], ["CTX_INIT"], clip_model.positional_embedding.shape[0])[0, 1:]
+        if int(ids.argmax()) < T:
+            raise UserError(
+                f'{self.key("ctx_init")} "{self.words}" has fewer than N_CTX_TEXT = {T} tokens; '
+                'add words, or set CTX_INIT to "" to start from random prompts'
+            )
+        prompts.prompts[0] = clip_model.token_embedding(ids[:T])
+
+    def label(self, model) -> str:
+        return prompts_label(model)
+
+    def convert_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """PromptSRC's checkpoint keys to ours."""
         if "prompt_learner.ctx" not in state:
             return state
         first = {"text.prompts": "prompt_learner.ctx", "vision.prompts": "image_encoder.VPT"}
@@ -121,3 +101,18 @@ class IVLP(TuningTrainer):
                     blocks.append(state[block])
                 converted[key] = torch.stack(blocks).float()
         return converted
+
+
+class CustomCLIP(ConfiguredCLIP):
+    """CLIP with deep prompts. `CustomCLIP(cfg, classnames, clip_model)` as is usual in this family."""
+
+    config = IVLPConfig
+
+
+@register
+class IVLP(TuningTrainer):
+    """Dassl trainer of independent deep vision-language prompts."""
+
+    custom_clip = CustomCLIP
+    model_name = "VLPromptLearner"  # the name in PromptSRC's checkpoints, so that they are found
+    default_config = "{}_prompt"

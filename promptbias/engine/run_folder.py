@@ -17,7 +17,7 @@ from promptbias.utils.files import writing
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 
 # Keys that say where or how a run is done, and not what comes out of it.
-CIRCUMSTANCES = (
+NON_IDENTITY_KEYS = (
     "OUTPUT_DIR",
     "RESUME",
     "DATASET.ROOT",
@@ -42,10 +42,10 @@ def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
     """The keys in which two configs mean different runs, as "KEY: ours, theirs". Keys that only one has do not count."""
     a, b = flatten(ours), flatten(theirs)
     plain = lambda value: list(value) if isinstance(value, tuple) else value
-    circumstances = set(CIRCUMSTANCES)
+    ignored = set(NON_IDENTITY_KEYS)
     if a.get("DATASET.NAME") == "ImageFolder":  # which has no name of its own: the folder is the dataset
-        circumstances.remove("DATASET.ROOT")
-    shared = [key for key in a if key in b and key not in circumstances]
+        ignored.remove("DATASET.ROOT")
+    shared = [key for key in a if key in b and key not in ignored]
     return [f"{key}: {a[key]!r}, {b[key]!r}" for key in shared if plain(a[key]) != plain(b[key])]
 
 
@@ -117,7 +117,7 @@ def refuse_training_run(folder: str) -> None:
         )
 
 
-def finished(cfg: CfgNode, folder: str, evaluated: str | None = None) -> dict[str, Any] | None:
+def finished(cfg: CfgNode, folder: str, checkpoint_sha256: str | None = None) -> dict[str, Any] | None:
     """The results of the run in `folder` if it is finished, else None.
 
     Args:
@@ -134,12 +134,12 @@ def finished(cfg: CfgNode, folder: str, evaluated: str | None = None) -> dict[st
     try:
         with open(path, encoding="utf-8") as file:
             results = json.load(file)
-        return results if results.get("evaluated") == evaluated else None
+        return results if results.get("evaluated") == checkpoint_sha256 else None
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and run again") from error
 
 
-def put_log_aside(folder: str) -> None:
+def rotate_log(folder: str) -> None:
     """Rename the log of a run that broke off, so that what goes on with it writes `log.txt`, which result parsers read."""
     log = os.path.join(folder, "log.txt")
     if os.path.exists(log):

@@ -1,8 +1,7 @@
-"""Products with weights that do not change.
+"""Linear layers whose weight does not change.
 
-A processor multiplies fastest by a weight that lies in the order in which it reads it. torch has to lay a weight out anew in
-every product, since it may have changed; a frozen one is laid out once for x Wᵀ + b, and once for the gradient of x. Nothing
-else is computed in backward, and nothing is kept for it.
+A processor multiplies fastest by a weight that lies in the order in which it reads it. torch must reorder a weight in
+every product, since it may have changed; a frozen one is packed once for x Wᵀ + b, and once for the gradient of x.
 """
 
 import functools
@@ -18,16 +17,16 @@ try:
 
     reorder, multiply = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
     DTYPES = {torch.float32} | ({torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set())
-    laid_out = WeakTensorKeyDictionary()  # weight -> {(first, end) of its rows: LaidOut}
+    packed_weights = WeakTensorKeyDictionary()  # weight -> {(first, end) of its rows: PackedWeight}
 except (ImportError, AttributeError):  # torch before 2.0, or built without oneDNN
-    laid_out = None
+    packed_weights = None
 
 
-class LaidOut:
-    """Rows of a frozen weight (m, k) in oneDNN's order, valid while `state_of` the weight is `state`."""
+class PackedWeight:
+    """Rows of a frozen weight (m, k) in oneDNN's order, valid while `version_of` the weight is `version`."""
 
     def __init__(self, weight: Tensor, rows: slice) -> None:
-        self.state = state_of(weight)
+        self.version = version_of(weight)
         self.weight = weight.detach()[rows]
 
     @functools.cached_property
@@ -39,41 +38,45 @@ class LaidOut:
         return reorder(self.weight.t().contiguous())
 
 
-class Product(torch.autograd.Function):
-    """x Wᵀ + b, and the gradient of x alone."""
+class PackedLinear(torch.autograd.Function):
+    """x Wᵀ + b, with the gradients of x and of b."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, bias: Tensor, laid: LaidOut) -> Tensor:
-        ctx.laid = laid
-        return multiply(x, laid.forward, bias, "none", [], "")
+    def forward(ctx, x: Tensor, bias: Tensor, packed: PackedWeight) -> Tensor:
+        ctx.packed = packed
+        return multiply(x, packed.forward, bias, "none", [], "")
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
-        return multiply(gradient, ctx.laid.backward, None, "none", [], ""), None, None
+        wants_x, wants_bias, _ = ctx.needs_input_grad
+        of_x = multiply(gradient, ctx.packed.backward, None, "none", [], "") if wants_x else None
+        of_bias = gradient.flatten(0, -2).sum(0) if wants_bias else None
+        return of_x, of_bias, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY) -> Tensor:
     """x Wᵀ + b, (..., k) -> (..., m), with those `rows` of a weight (n, k) and its bias (n,).
 
-    Torch's own product where a weight is learned, in a dtype that oneDNN cannot have here, on a GPU, and under autocast.
+    Torch's own product where the weight is trained, in a dtype that oneDNN cannot have here, on a GPU, and under autocast.
     """
-    bias, own = bias[rows], laid_out is None or weight.device.type != "cpu" or weight.dtype not in DTYPES
-    if own or weight.requires_grad or bias.requires_grad or autocasts(weight.device.type):
+    bias = bias[rows]
+    torchs_own = packed_weights is None or weight.device.type != "cpu" or weight.dtype not in DTYPES
+    if torchs_own or weight.requires_grad or is_autocast(weight.device.type):
         return F.linear(x, weight[rows], bias)
-    parts = laid_out.setdefault(weight, {})
-    laid = parts.get((rows.start, rows.stop))
-    if laid is None or laid.state != state_of(weight):
-        laid = parts[rows.start, rows.stop] = LaidOut(weight, rows)
-    return Product.apply(x, bias, laid)
+    parts = packed_weights.setdefault(weight, {})
+    packed = parts.get((rows.start, rows.stop))
+    if packed is None or packed.version != version_of(weight):
+        packed = parts[rows.start, rows.stop] = PackedWeight(weight, rows)
+    return PackedLinear.apply(x, bias, packed)
 
 
-def state_of(tensor: Tensor) -> tuple:
+def version_of(tensor: Tensor) -> tuple[int, int]:
     """What changes when a tensor's values do."""
     return tensor.data_ptr(), tensor._version
 
 
-def autocasts(device: str) -> bool:
+def is_autocast(device: str) -> bool:
     try:
         return torch.is_autocast_enabled(device)
     except TypeError:  # torch before 2.4

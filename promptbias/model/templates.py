@@ -23,13 +23,13 @@ TEMPLATES = {
 }
 
 
-def template_of(cfg) -> str:
+def dataset_template(cfg) -> str:
     """The dataset's own template: DATASET.TEMPLATE where it is set, otherwise the hand-written one."""
     template = cfg.DATASET.get("TEMPLATE", "") or TEMPLATES.get(cfg.DATASET.NAME, GENERIC)
-    return checked(template, "DATASET.TEMPLATE")
+    return validate_template(template, "DATASET.TEMPLATE")
 
 
-def checked(template: str, key: str) -> str:
+def validate_template(template: str, key: str) -> str:
     """The template itself.
 
     Raises:
@@ -41,7 +41,7 @@ def checked(template: str, key: str) -> str:
 
 
 def fill(template: str, classnames: Sequence[str]) -> list[str]:
-    """One text per class; underscores in a class name are read as spaces, as everywhere in this family."""
+    """One text per class; underscores in a class name are read as spaces, as is usual in this family."""
     return [template.replace("{}", name.replace("_", " ")) for name in classnames]
 
 

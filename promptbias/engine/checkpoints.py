@@ -1,0 +1,93 @@
+"""Checkpoints that hold only what was trained, in Dassl's places, and what makes them fit a model."""
+
+import os
+from typing import Any
+
+from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import writing
+
+from . import run_folder
+
+BEST = "model-best.pth.tar"
+# Options that do not change what a checkpoint means.
+FREE_OPTIONS = ("PREC", "INIT_STD")
+
+
+def metadata(cfg: Any, node: str) -> dict[str, Any]:
+    """What a checkpoint must agree with to be loaded. A weights file may lie somewhere else by then."""
+    backbone, options = cfg.MODEL.BACKBONE.NAME, cfg.TRAINER[node]
+    named = {} if os.path.exists(backbone) else {"MODEL.BACKBONE.NAME": backbone}
+    meant = [key for key in options if key not in FREE_OPTIONS and options[key] != -1]  # -1: as many as there are blocks
+    return {**named, **{f"TRAINER.{node}.{key}": options[key] for key in meant}}
+
+
+def checkpoint(model: TunedCLIP, cfg: Any, epoch: int, val_result: float | None = None) -> dict[str, Any]:
+    """What is trained after epoch `epoch` (from 0), in Dassl's form."""
+    return {
+        "state_dict": model.adapters.state_dict(),
+        "epoch": epoch + 1,
+        "optimizer": None,
+        "scheduler": None,
+        "val_result": val_result,
+        "about": metadata(cfg, model.method.node),
+    }
+
+
+def save_checkpoint(contents: dict[str, Any], folder: str, name: str, is_best: bool) -> str:
+    """Write `folder`/`name` (and, where it is the best, BEST), then its name into the file `checkpoint`; returns its path."""
+    path = os.path.join(folder, name)
+    run_folder.save(contents, path)
+    if is_best:
+        run_folder.save(contents, os.path.join(folder, BEST))
+    with writing(os.path.join(folder, "checkpoint")) as file:
+        file.write(name + "\n")
+    return path
+
+
+def find_checkpoint(directory: str, model_name: str, trainer: str, epoch: int | None = None) -> str:
+    """The file with what was trained in the run in `directory`: after epoch `epoch`, or the best, or the last.
+
+    Raises:
+        UserError: no directory is named, or it holds no such checkpoint.
+    """
+    if not directory:
+        raise UserError("--eval-only needs --model-dir, the output folder of a training run")
+    folder = os.path.join(directory, model_name)
+    name = f"model.pth.tar-{epoch}" if epoch is not None else BEST
+    if epoch is None and not os.path.exists(os.path.join(folder, name)):
+        pointer = os.path.join(folder, "checkpoint")
+        if not os.path.exists(pointer):
+            raise UserError(f"{directory} holds no trained {trainer} ({pointer} is missing); train first")
+        with open(pointer, encoding="utf-8") as file:
+            name = file.read().strip()
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        raise UserError(f"there is no checkpoint {path}; train first, or check --model-dir and --load-epoch")
+    return path
+
+
+def load_into(model: TunedCLIP, contents: dict[str, Any], path: str, cfg: Any, trainer: str) -> None:
+    """Put a checkpoint's parameters into the adapters of `model`.
+
+    Raises:
+        UserError: it belongs to another trainer, backbone or configuration; says in what they differ.
+    """
+    node = model.method.node
+    wanted = metadata(cfg, node)
+    for key, value in contents.get("about", {}).items():
+        if wanted.get(key, value) != value:
+            raise UserError(
+                f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; set it to {value!r}"
+            )
+    state, needed = model.method.convert_state(contents["state_dict"]), model.adapters.state_dict()
+    if needed and not set(state) & set(needed):
+        raise UserError(f"{path} was not made by {trainer}: it has no {next(iter(needed))}")
+    for key in {**state, **needed}:
+        found, expected = (tuple(s[key].shape) if key in s else None for s in (state, needed))
+        if found != expected:
+            raise UserError(
+                f"{path} has {key} of shape {found}, but this model needs {expected}; "
+                f"compare depth and context length in TRAINER.{node}"
+            )
+    model.adapters.load_state_dict(state)

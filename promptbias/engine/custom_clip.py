@@ -1,0 +1,40 @@
+"""`CustomCLIP(cfg, classnames, clip_model)`: a TunedCLIP from a Dassl configuration, as is usual in the CoOp family."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from promptbias.model.method import MethodConfig
+from promptbias.model.templates import dataset_template, validate_template
+from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
+
+
+def device_of(cfg: Any) -> str:
+    """Where Dassl trains: "cuda" or "cpu"."""
+    return "cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu"
+
+
+class ConfiguredCLIP(TunedCLIP):
+    """A method's `CustomCLIP` names the method as `config`.
+
+    Args:
+        cfg: a Dassl config; TRAINER.<node>, DATASET's template, INPUT.SIZE and USE_CUDA are read here.
+        classnames: K names.
+        clip_model: a stock CLIP with a ViT, in float32.
+
+    Raises:
+        UserError: as `TunedCLIP`; or INPUT.SIZE does not fit this CLIP.
+    """
+
+    config: ClassVar[type[MethodConfig]]
+
+    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+        node = cfg.TRAINER[self.config.node]
+        size = getattr(clip_model.visual, "input_resolution", None)
+        if hasattr(clip_model.visual, "transformer") and tuple(cfg.INPUT.SIZE) != (size, size):
+            raise UserError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but this CLIP sees images of ({size}, {size})")
+        named = node.get("TEMPLATE", "")
+        template = validate_template(named, f"TRAINER.{self.config.node}.TEMPLATE") if named else dataset_template(cfg)
+        super().__init__(clip_model, classnames, self.config.from_node(node), template, node.PREC, device_of(cfg))

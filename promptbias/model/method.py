@@ -1,0 +1,95 @@
+"""What a tuning method says of itself: its options, what it trains, what it is called in figures, whether it folds.
+
+Nothing else in this project knows a method by its name.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from promptbias.utils.errors import UserError
+
+from .adapter import Adapters
+from .encoder import TextTower, Tower, VisionTower
+
+if TYPE_CHECKING:
+    from .tuned_clip import TunedCLIP
+
+
+@dataclass
+class MethodConfig:
+    """A tuning method with its options.
+
+    The fields of a subclass are its options: `depth_text` of a method with the node "BIASTUNING" is
+    TRAINER.BIASTUNING.DEPTH_TEXT in a configuration.
+
+    Attributes:
+        node: the method's node in the configuration, TRAINER.<node>.
+        folds: whether the tuned model can become a stock CLIP without further cost in inference.
+        uses_template: whether the text is the dataset's template (or TRAINER.<node>.TEMPLATE), not the method's own.
+        trains: whether there is anything to train.
+    """
+
+    node: ClassVar[str]
+    folds: ClassVar[bool] = False
+    uses_template: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+
+    def adapters(self, vision: VisionTower, text: TextTower) -> Adapters:
+        """What is trained, attached to these towers.
+
+        Raises:
+            UserError: options that do not fit the towers.
+        """
+        raise NotImplementedError
+
+    def label(self, model: "TunedCLIP") -> str:
+        """A few words for legends and reports."""
+        return type(self).__name__.removesuffix("Config")
+
+    def template_for(self, template: str) -> str:
+        """The text around the class name in the tuned model, where the dataset's (or the caller's) is `template`."""
+        return template
+
+    def base_template(self, template: str) -> str:
+        """The text that the untouched CLIP would have in the place of the model's `template`; another where prompts stand
+        in it."""
+        return template
+
+    def convert_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint of the same method by other code, as the state of our adapters; ours pass as they are."""
+        return state
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """The keys of the method's node and their defaults; PREC and TEMPLATE are every method's."""
+        fields = {field.name.upper(): field.default for field in dataclasses.fields(cls)}
+        return {"PREC": "auto", **({"TEMPLATE": ""} if cls.uses_template else {}), **fields}
+
+    @classmethod
+    def from_node(cls, node: dict[str, Any]) -> "MethodConfig":
+        """From a node of a configuration."""
+        return cls(**{field.name: node[field.name.upper()] for field in dataclasses.fields(cls)})
+
+    def key(self, option: str) -> str:
+        """An option's name as users see it."""
+        return f"TRAINER.{self.node}.{option.upper()}"
+
+    def depth(self, option: str, tower: Tower, at_least: int = 0) -> int:
+        """A depth in blocks; -1 is all of them.
+
+        Raises:
+            UserError: it is not between `at_least` and the number of blocks.
+        """
+        depth, blocks = getattr(self, option), len(tower.blocks)
+        if depth == -1:
+            return blocks
+        if not at_least <= depth <= blocks:
+            raise UserError(
+                f"{self.key(option)} is {depth}, but must be between {at_least} and {blocks}, the number of blocks"
+            )
+        return depth
+
+
