@@ -19,7 +19,19 @@ from tqdm import tqdm
 from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.files import writing
 
-from promptbias.experiments.runs import BLOCKS, DATASETS, DIVERGED, Diverged, Run, Setting, bias, estimate, generic_for, plain, prompts
+from promptbias.experiments.runs import (
+    BLOCKS,
+    DATASETS,
+    DIVERGED,
+    Diverged,
+    Run,
+    Setting,
+    bias,
+    estimate,
+    generic_for,
+    plain,
+    prompts,
+)
 from promptbias.experiments.results import Results, add_output, mean_std
 
 AVERAGE = "Average"

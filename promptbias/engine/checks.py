@@ -4,8 +4,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from promptbias.utils.errors import UserError
 from promptbias.engine.run_folder import flatten
+from promptbias.utils.errors import UserError
 
 AT_LEAST = {
     "OPTIM.MAX_EPOCH": 1,

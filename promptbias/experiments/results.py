@@ -8,14 +8,14 @@ import argparse
 import json
 import os
 import re
-from typing import Any
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from promptbias.utils.errors import UserError
 from promptbias.engine.run_folder import CONFIG, RESULTS
+from promptbias.utils.errors import UserError
 
 METRICS = {"accuracy": "accuracy %", "macro_f1": "macro-F1 %"}
 Results = dict[str, Any]  # what results.json holds

@@ -8,18 +8,17 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from collections.abc import Sequence
 
 import yaml
 
 from promptbias.datasets.sources import SOURCES
+from promptbias.engine.run_folder import CONFIG, finished, refuse_other_config
+from promptbias.experiments.results import Results, read_results
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import writing
-from promptbias.engine.run_folder import CONFIG, finished, refuse_other_config
-
-from promptbias.experiments.results import Results, read_results
 
 BLOCKS = 12
 DIVERGED = (

@@ -1,137 +1,80 @@
-"""Attention at named points: looking into a tower while it runs.
+"""Activations of a forward pass, and their gradients.
 
-    with recording(model.vision, gradient=True) as seen:
+    with capture(model.vision, "blocks.*.attn.pattern", gradient=True) as cache:
         y = model.logit_scale * (model.image_features(image) * model.text_features()[label]).sum()
-        gradient, = gradients(y, seen)
-    seen.attention[11], gradient[11]  # (B, H, N, N), float32, of the last block
+        (gradient,) = gradients(y, cache)
+    cache["blocks.11.attn.pattern"], gradient["blocks.11.attn.pattern"]  # (B, H, N, N), float32
 
-Outside the context the tower is as it was, and as fast. `vision_columns` and `text_columns` name the columns (and rows).
+Outside the context the tower is as it was, and as fast. `promptbias.model.hooks` lists the names; `token_layout` tells
+what the rows and columns are.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from promptbias.model.templates import tokenize
-from promptbias.model.encoder import Tap, Tower
-from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.model.encoder import Tower
+from promptbias.model.hooks import Point
 
-See = Callable[[int, Tensor], None]
-
-
-class Watch(Tap):
-    """Shows the attention (B, H, N, N), softmaxed, in float32, and the inputs (B, N, D) of each block, as they come.
-
-    Args:
-        attention, tokens: called with the block (from 0) and the tensor; what they do not keep is not kept.
-    """
-
-    def __init__(self, attention: See | None = None, tokens: See | None = None) -> None:
-        self.see_attention, self.see_tokens = attention, tokens
-
-    def tokens(self, i: int, x: Tensor) -> None:
-        if self.see_tokens:
-            self.see_tokens(i, x)
-
-    def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        weights = self.weights(q, k, mask)
-        if self.see_attention:
-            self.see_attention(i, weights)
-        return weights.to(v.dtype) @ v
+PATTERN = "attn.pattern"
+RESID_PRE = "resid_pre"
 
 
-@contextlib.contextmanager
-def tapped(tower: Tower, tap: Tap) -> Iterator[Tap]:
-    """Let `tap` look on (or step in) while the context lasts."""
-    before, tower.tap = tower.tap, tap
-    try:
-        yield tap
-    finally:
-        tower.tap = before
+class ActivationCache(Mapping[str, Tensor]):
+    """What `capture` keeps, by name ("blocks.3.attn.pattern"), in the order of the computation."""
 
+    def __init__(self, values: dict[str, Tensor] | None = None) -> None:
+        self.values_by_name: dict[str, Tensor] = values if values is not None else {}
 
-class Recording:
-    """What `recording` keeps, by block (from 0).
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values_by_name[name]
 
-    Attributes:
-        attention: block -> (B, H, N, N), after softmax, float32.
-        tokens: block -> (B, N, D), what the block receives, before `ln_1`, prompts included.
-    """
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
 
-    def __init__(self) -> None:
-        self.attention: dict[int, Tensor] = {}
-        self.tokens: dict[int, Tensor] = {}
+    def __len__(self) -> int:
+        return len(self.values_by_name)
+
+    def by_block(self, name: str) -> dict[int, Tensor]:
+        """The values at one point of the blocks, such as "attn.pattern": block (from 0) -> value."""
+        found = {}
+        for key, value in self.items():
+            prefix, _, point = key.partition(".")
+            block, _, point = point.partition(".")
+            if prefix == "blocks" and point == name:
+                found[int(block)] = value
+        return found
 
 
 @contextlib.contextmanager
-def recording(
-    tower: Tower,
-    blocks: Sequence[int] | None = None,
-    attention: bool = True,
-    tokens: bool = False,
-    gradient: bool = False,
-) -> Iterator[Recording]:
-    """Keep attention and inputs of `blocks` (from 0; default all) of the next pass through `tower`.
+def capture(tower: Tower, *patterns: str, gradient: bool = False) -> Iterator[ActivationCache]:
+    """Keep the activations whose names match, of the passes through `tower` while the context lasts (each replaces the last).
 
     Args:
+        patterns: such as "blocks.*.attn.pattern" or "blocks.11.resid_post"; default: every attention pattern.
         gradient: make `gradients` possible. Autograd is on while the context lasts if this is set, and off if not.
+
+    Raises:
+        UserError: a pattern that matches no point.
     """
-    seen = Recording()
-    wanted = set(range(len(tower.blocks)) if blocks is None else blocks)
+    cache = ActivationCache()
 
-    def keep_attention(i: int, weights: Tensor) -> None:
-        if i in wanted:
-            # With all parameters frozen the first of them is where the graph begins: nothing before costs a backward pass.
-            seen.attention[i] = weights.requires_grad_() if gradient else weights
+    def keep(value: Tensor, point: Point) -> None:
+        # With all parameters frozen the first of them is where the graph begins: nothing before costs a backward pass.
+        cache.values_by_name[str(point)] = value.requires_grad_() if gradient else value
 
-    def keep_tokens(i: int, x: Tensor) -> None:
-        if i in wanted:
-            seen.tokens[i] = x
-
-    watch = Watch(keep_attention if attention else None, keep_tokens if tokens else None)
-    with torch.set_grad_enabled(gradient), tapped(tower, watch):
-        yield seen
+    hooks = dict.fromkeys(patterns or (f"blocks.*.{PATTERN}",), keep)
+    with torch.set_grad_enabled(gradient), tower.hooked(hooks):
+        yield cache
 
 
-def gradients(y: Tensor, *recordings: Recording) -> list[dict[int, Tensor]]:
-    """∂y/∂A (B, H, N, N) by block, for each of the recordings (of one or both towers), in one backward pass.
+def gradients(y: Tensor, *caches: ActivationCache) -> list[ActivationCache]:
+    """∂y/∂x of every x in the caches (of one or both towers), in one backward pass.
 
     Args:
         y: a scalar; the sum over samples that do not depend on each other gives each sample its own gradient.
     """
-    found = iter(torch.autograd.grad(y, [A for recording in recordings for A in recording.attention.values()]))
-    return [{i: next(found) for i in recording.attention} for recording in recordings]
-
-
-def vision_columns(model: TunedCLIP) -> dict[str, slice]:
-    """Columns (and rows) of attention in the vision branch: "cls", "patches" (M, row by row), "prompts" (V, maybe none)."""
-    M = model.vision.patches
-    at = model.learner.vision.prompts_at
-    return {"cls": slice(0, 1), "patches": slice(1, 1 + M), "prompts": slice(1 + M, 1 + M + at.stop - at.start)}
-
-
-def text_columns(model: TunedCLIP, k: int) -> dict[str, slice]:
-    """Columns (and rows) of attention in the text branch, for class k.
-
-    "SOS", "prompts" (T, maybe none), "template" (its words before the class name that are no prompts), "class", "end" (the
-    template's words after it: "."), "EOS". Each follows the one before; after EOS comes padding.
-    """
-    tokens = model.text.tokens[k]
-    before, after = (
-        int(tokenize([part], [part], model.context_length)[0].argmax()) - 1 for part in model.template.split("{}")
-    )
-    at = model.learner.text.prompts_at
-    eos = int(tokens.argmax())
-    bounds = [0, 1, 1 + at.stop - at.start, 1 + before, eos - after, eos, eos + 1]
-    return {
-        name: slice(a, b)
-        for name, a, b in zip(("SOS", "prompts", "template", "class", "end", "EOS"), bounds, bounds[1:])
-    }
-
-
-def end_name(models: Iterable[TunedCLIP]) -> str:
-    """What "end" is called in figures of all these models: “.”, unless there are other words after a class name."""
-    only_dots = all(model.template.endswith("{}.") for model in models)
-    return "“.”" if only_dots else "words after the class name"
+    found = iter(torch.autograd.grad(y, [value for cache in caches for value in cache.values()]))
+    return [ActivationCache({name: next(found) for name in cache}) for cache in caches]

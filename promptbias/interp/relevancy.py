@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from promptbias.utils.errors import UserError
-from promptbias.model.encoder import Tower, Tuner
+from promptbias.model.adapter import Adapter
+from promptbias.model.encoder import Tower
 from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
 
-from promptbias.interp.cache import gradients, recording
+from .cache import PATTERN, ActivationCache, capture, gradients
 
 
 def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> tuple[Tensor, Tensor]:
@@ -30,28 +31,31 @@ def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int =
         on set to 0. Not normalised; see `shares`.
     """
     vision, text = model.vision, model.text
-    blocks = [range(first_block, len(tower.blocks)) for tower in (vision, text)]
-    with recording(vision, blocks[0], gradient=True) as seen_v, recording(text, blocks[1], gradient=True) as seen_t:
+    patterns = [[f"blocks.{i}.{PATTERN}" for i in range(first_block, len(tower.blocks))] for tower in (vision, text)]
+    with (
+        capture(vision, *patterns[0], gradient=True) as cache_v,
+        capture(text, *patterns[1], gradient=True) as cache_t,
+    ):
         cosine = (model.image_features(image) * model.text_features(label)).sum(-1)
-        gradient_v, gradient_t = gradients((model.logit_scale * cosine).sum(), seen_v, seen_t)
+        gradient_v, gradient_t = gradients((model.logit_scale * cosine).sum(), cache_v, cache_t)
     with torch.no_grad():
         eos = text.tokens[label].argmax(-1)
-        maps_v = head_means(seen_v.attention, gradient_v, model.learner.vision)
-        maps_t = head_means(seen_t.attention, gradient_t, model.learner.text)
+        maps_v = head_means(cache_v, gradient_v, model.adapters.vision)
+        maps_t = head_means(cache_t, gradient_t, model.adapters.text)
         of_image = row_of_product(maps_v, torch.zeros_like(label))[:, 1:]
         of_text = row_of_product(maps_t, eos)
         before_eos = torch.arange(of_text.shape[1], device=eos.device) < eos[:, None]
     return of_image, of_text * before_eos
 
 
-def head_means(attention: dict[int, Tensor], gradient: dict[int, Tensor], tuner: Tuner) -> list[Tensor]:
-    """Ā (eq. 14) of each block in order: (B, N, N) from attention and gradient (B, H, N, N)."""
-    depth = len(getattr(tuner, "prompts", ()))
+def head_means(attention: ActivationCache, gradient: ActivationCache, adapter: Adapter) -> list[Tensor]:
+    """Ā (eq. 14) of each block in order: (B, N, N) from attention patterns and their gradients (B, H, N, N)."""
     maps = []
-    for i, A in attention.items():
-        Abar = (gradient[i] * A).clamp_(min=0).mean(1)
+    of_block = gradient.by_block(PATTERN)
+    for i, A in attention.by_block(PATTERN).items():
+        Abar = (of_block[i] * A).clamp_(min=0).mean(1)
         # What this block makes of its prompts is replaced before the next: their rows of R stay those of the identity.
-        assert i + 1 >= depth or not Abar[:, tuner.prompts_at].any()
+        assert i + 1 >= adapter.prompt_depth or not Abar[:, adapter.prompts_at].any()
         maps.append(Abar)
     return maps
 

@@ -1,16 +1,16 @@
 """Means over a test set that never hold more than one batch."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from promptbias.model.hooks import Point
 from promptbias.model.tuned_clip import TunedCLIP
 
-from promptbias.interp.cache import Watch, tapped
-from .run import Study
+from .cache import PATTERN
 
 Name = Hashable
 
@@ -40,24 +40,25 @@ class Means:
 
 
 def attention_means(
-    study: Study, model: TunedCLIP, measures: dict[Name, Callable[[Tensor], Tensor]]
+    model: TunedCLIP, images: Iterable[Tensor], measures: dict[Name, Callable[[Tensor], Tensor]]
 ) -> dict[Name, np.ndarray]:
-    """Means over the test set of what each measure makes of the attention of the image branch.
+    """Means over images of what each measure makes of the attention of the vision branch.
 
     Args:
-        measures: name -> function from attention (B, H, N, N) to (B, H).
+        images: batches (B, 3, S, S).
+        measures: name -> function from attention patterns (B, H, N, N) to (B, H).
 
     Returns:
         Name -> (L, H).
     """
     means = Means()
 
-    def see(i: int, A: Tensor) -> None:
+    def measure_all(pattern: Tensor, point: Point) -> None:
         for name, measure in measures.items():
-            means.add((name, i), measure(A))
+            means.add((name, point.block), measure(pattern))
 
-    with torch.no_grad(), tapped(model.vision, Watch(attention=see)):
-        for image, _ in study.batches("attention"):
+    with torch.no_grad(), model.vision.hooked({f"blocks.*.{PATTERN}": measure_all}):
+        for image in images:
             model.image_features(image)
     return {name: np.stack([means[name, i] for i in range(len(model.vision.blocks))]) for name in measures}
 
@@ -65,8 +66,8 @@ def attention_means(
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation over the last axis, (..., N) and (..., N) -> (...); 0 where either is constant."""
     a, b = (x.double() - x.double().mean(-1, keepdim=True) for x in (a, b))
-    spread = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
-    return (a * b).sum(-1) / spread.clamp(min=torch.finfo(spread.dtype).tiny)
+    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    return (a * b).sum(-1) / scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     return correlation(*(torch.from_numpy(rankdata(x.cpu().numpy(), axis=-1)) for x in (a, b)))
 
 
-def groups(columns: list[dict[str, slice]], length: int) -> dict[str, Tensor]:
+def column_masks(columns: list[dict[str, slice]], length: int) -> dict[str, Tensor]:
     """Named column ranges of B samples as masks: name -> (B, length), 1 in the range."""
     masks = {name: torch.zeros(len(columns), length) for name in columns[0]}
     for b, ranges in enumerate(columns):

@@ -22,7 +22,9 @@ BLOCK_PARAMETERS = tuple(
     for layer in ("ln_1", "attn.in_proj", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
     for kind in ("weight", "bias")
 )
-TOWER_PARAMETERS = tuple(f"{layer}.{kind}" for layer in ("ln_pre", "ln_post", "ln_final") for kind in ("weight", "bias"))
+TOWER_PARAMETERS = tuple(
+    f"{layer}.{kind}" for layer in ("ln_pre", "ln_post", "ln_final") for kind in ("weight", "bias")
+)
 # Activations that it can change, token by token. Attention itself is for hooks.
 POINTS = (
     "embeddings",

@@ -74,7 +74,9 @@ class Tower(Hookable, nn.Module):
     @property
     def outer(self) -> dict[str, Tensor]:
         """The frozen parameters outside of the blocks that an adapter can attach to, by name."""
-        return {f"{name}.{kind}": getattr(norm, kind) for name, norm in self.norms.items() for kind in ("weight", "bias")}
+        return {
+            f"{name}.{kind}": getattr(norm, kind) for name, norm in self.norms.items() for kind in ("weight", "bias")
+        }
 
     def activation(self, adapter: Adapter, i: int, name: str, x: Tensor, source: Tensor | None = None) -> Tensor:
         """The value at a point after the adapter and the hooks that are there."""
@@ -108,8 +110,8 @@ class Tower(Hookable, nn.Module):
     def block(self, i: int, x: Tensor, adapter: Adapter, rows: Rows, layout: Layout) -> Tensor:
         """Block i, (..., N, D) -> (..., len(rows), D): every token is key and value, only `rows` are updated. In effect
 
-            x = x + attention(ln_1(x))
-            x = x + mlp(ln_2(x))
+        x = x + attention(ln_1(x))
+        x = x + mlp(ln_2(x))
         """
         block = self.blocks[i]
         at = functools.partial(self.activation, adapter, i)
@@ -214,4 +216,6 @@ class TextTower(Tower):
         clip: Any = self.clip
         x = self.hook(OUTSIDE, EMBEDDINGS, adapter.on_embeddings(clip.token_embedding(ids)))
         x = self.run_blocks(x + clip.positional_embedding[positions], adapter, layout)
-        return self.activation(adapter, OUTSIDE, FEATURES, self.outer_norm(adapter, "ln_final", x) @ clip.text_projection)
+        return self.activation(
+            adapter, OUTSIDE, FEATURES, self.outer_norm(adapter, "ln_final", x) @ clip.text_projection
+        )

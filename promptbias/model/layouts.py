@@ -87,7 +87,9 @@ class PrefixPackedTexts(nn.Module):
         order = rest.argsort(stable=True)  # texts of one length side by side, so that they can be viewed as (G, n)
         columns = [torch.arange(self.prefix)] + [torch.arange(self.prefix, int(n)) for n in lengths[order]]
         texts = [torch.zeros(self.prefix, dtype=torch.long)] + [k.repeat(int(rest[k])) for k in order]
-        self.groups: list[tuple[int, int]] = [(int(count), int(n)) for n, count in zip(*rest.unique(return_counts=True))]
+        self.groups: list[tuple[int, int]] = [
+            (int(count), int(n)) for n, count in zip(*rest.unique(return_counts=True))
+        ]
         buffers = {
             "positions": torch.cat(columns),
             "ids": tokens[torch.cat(texts), torch.cat(columns)],

@@ -91,5 +91,3 @@ class MethodConfig:
                 f"{self.key(option)} is {depth}, but must be between {at_least} and {blocks}, the number of blocks"
             )
         return depth
-
-

@@ -9,8 +9,8 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from typing import IO
 from collections.abc import Iterator
+from typing import IO
 
 from promptbias.utils.errors import UserError
 

@@ -1,36 +1,26 @@
 """The runs that an analysis looks at: loaded from their folders, in float32, next to plain CLIP."""
 
-import contextlib
-import io
 import os
-from itertools import zip_longest
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 import numpy as np
-import dassl.utils
-from dassl.config import get_cfg_default
-from dassl.data.data_manager import DatasetWrapper, build_data_loader
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+from promptbias.trainers.zeroshot import ZeroshotConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from promptbias import datasets
-from promptbias.trainers import zeroshot
-from promptbias.trainers.bias_tuning import BlockBias
-from promptbias.trainers.ivlp import DeepPrompts
-from promptbias.engine import run_folder as run_files
-from promptbias.utils.errors import UserError
-from promptbias.model.templates import GENERIC, checked, template_of
-from promptbias.model.encoder import Tower
-from promptbias.engine.trainer import registered_as
-from promptbias.model.tuned_clip import TunedCLIP
-
+from promptbias.engine.data import eval_batches, one_image
+from promptbias.engine.load import load_trainer
 from promptbias.experiments.results import short_names
+from promptbias.model.encoder import Tower
+from promptbias.model.templates import GENERIC, dataset_template, validate_template
+from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
 
 ZERO_SHOT = "zero-shot CLIP"
 
 
-class Study:
+class Comparison:
     """A tuned run, the plain CLIP it started from, runs to compare it with, and the images they are tested on.
 
     Args:
@@ -62,13 +52,12 @@ class Study:
         batch_size: int = 32,
         root: str = "",
     ) -> None:
-        datasets.register_all()
         if batch_size < 1:
-            raise UserError(f"--batch-size is {batch_size}, but has to be at least 1")
+            raise UserError(f"--batch-size is {batch_size}, but must be at least 1")
         if template != "dataset":
-            checked(template, "--template")
+            validate_template(template, "--template")
         self.batch_size = batch_size
-        trainer = load_run(model_dir, root)
+        trainer = load_trainer(model_dir, root)
         self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset
         self._transform = trainer.test_loader.dataset.transform
         self.device = trainer.device
@@ -78,7 +67,7 @@ class Study:
         for folder in compare:
             if os.path.abspath(folder) in tuned:
                 raise UserError(f"{folder} is named twice; a run needs no comparison with itself")
-            other = load_run(folder, root)
+            other = load_trainer(folder, root)
             for what, ours, theirs in (
                 ("dataset", self.cfg.DATASET.NAME, other.cfg.DATASET.NAME),
                 ("backbone", self.cfg.MODEL.BACKBONE.NAME, other.cfg.MODEL.BACKBONE.NAME),
@@ -92,7 +81,7 @@ class Study:
                 )
             tuned[os.path.abspath(folder)] = other.model
         self.models: dict[str, TunedCLIP] = {ZERO_SHOT: self.plain, **labelled(tuned)}
-        self._test = spread(self._data.test, samples)
+        self._test = evenly_spaced(self._data.test, samples)
 
     @property
     def label(self) -> str:
@@ -100,19 +89,20 @@ class Study:
         return list(self.models)[1]
 
     def plain_clip(self, template: str = GENERIC) -> TunedCLIP:
-        """The CLIP that the tuned run started from, with `template`; it shares the tuned model's frozen weights."""
-        cfg = self.cfg.clone()
-        cfg.TRAINER.ZEROSHOTCLIP.PREC = "fp32"
-        cfg.TRAINER.ZEROSHOTCLIP.TEMPLATE = template_of(cfg) if template == "dataset" else template
-        plain = zeroshot.CustomCLIP(cfg, self.classnames, self.tuned.text.clip)
-        return plain.to(self.device).eval().requires_grad_(False)
+        """The CLIP that the tuned run started from, with `template`.
+
+        Its weights are the tuned model's frozen ones, which no adapter can change: `TunedCLIP` sees to that.
+        """
+        text = dataset_template(self.cfg) if template == "dataset" else template
+        plain = TunedCLIP(self.tuned.clip, self.classnames, ZeroshotConfig(), text, "fp32", self.device)
+        return plain.eval().requires_grad_(False)
 
     def on_words(self) -> str:
         """For figures about text, a sentence on each run that has no text prompts and other words than plain CLIP."""
         sentences = []
         for label, model in self.models.items():
-            if not isinstance(model.learner.text, DeepPrompts) and model.template != self.plain.template:
-                option = "dataset" if model.template == template_of(self.cfg) else f'"{model.template}"'
+            if not model.adapters.text.prompt_count and model.template != self.plain.template:
+                option = "dataset" if model.template == dataset_template(self.cfg) else f'"{model.template}"'
                 sentences.append(
                     f" The text of “{label}” is “{model.template}”, that of {ZERO_SHOT} “{self.plain.template}”: "
                     f"the two differ by these words too, and `--template {option}` compares like with like."
@@ -131,13 +121,10 @@ class Study:
             split: "test", or "train" for the few-shot images that the tuned run learned from, without augmentation.
         """
         source = self._test if split == "test" else self._data.train_x
-        loader = build_data_loader(
-            self.cfg, "SequentialSampler", source, self.batch_size, tfm=self._transform, is_train=False
-        )
         with tqdm(total=len(source), desc=what, unit="image", leave=False, disable=None) as bar:
-            for batch in loader:
-                yield batch["img"].to(self.device), batch["label"].to(self.device)
-                bar.update(len(batch["label"]))
+            for image, label in eval_batches(self.cfg, source, self._transform, self.batch_size):
+                yield image.to(self.device), label.to(self.device)
+                bar.update(len(label))
 
     def image(self, index: int) -> tuple[Tensor, int]:
         """Test image `index` (1, 3, S, S), as `batches` gives it, and its class.
@@ -147,8 +134,8 @@ class Study:
         """
         if not 0 <= index < len(self):
             raise UserError(f"there is no test image {index}: they are numbered from 0 to {len(self) - 1}")
-        item = DatasetWrapper(self.cfg, [self._test[index]], transform=self._transform)[0]
-        return item["img"][None].to(self.device), item["label"]
+        image, label = one_image(self.cfg, self._test[index], self._transform)
+        return image.to(self.device), label
 
     def picture(self, image: Tensor) -> np.ndarray:
         """An image (1, 3, S, S) as the model sees it -> as people do, (S, S, 3) from 0 to 1."""
@@ -158,46 +145,7 @@ class Study:
         return picture.clip(0, 1)
 
 
-def load_run(folder: str, root: str = "") -> TrainerX:
-    """The trainer of the finished run in `folder`, its model in float32, with what was learned, and without gradients.
-
-    Raises:
-        UserError: there is no finished run, or not one of this project's trainers, or its dataset is not known.
-    """
-    written = run_files.read_config(folder)
-    if not os.path.exists(os.path.join(folder, run_files.RESULTS)):
-        raise UserError(
-            f"the run in {folder} is not finished ({run_files.RESULTS} is missing); "
-            "the command that began it goes on with it"
-        )
-    cfg = get_cfg_default()
-    try:
-        cfg.merge_from_other_cfg(written)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder}/{run_files.CONFIG} does not fit this version ({error.args[0]})") from error
-    cfg.TRAINER.NAME = registered_as(cfg.TRAINER.NAME)
-    known = cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
-    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if known else None
-    if not hasattr(trainer_class, "custom_clip"):
-        raise UserError(
-            f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be analysed; '
-            "IVLP, BiasTuning and ZeroshotCLIP can"
-        )
-    cfg.TRAINER[trainer_class.node].PREC = "fp32"
-    cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
-    if root:
-        cfg.DATASET.ROOT = root
-    with contextlib.redirect_stdout(io.StringIO()):
-        try:
-            trainer = trainer_class(cfg)
-        except getattr(dassl.utils, "ConfigError", ()) as error:  # which the original Dassl does not have
-            raise UserError(f"{folder}/{run_files.CONFIG}: {error}") from error
-        trainer.load_model(folder)
-    trainer.model.eval().requires_grad_(False)
-    return trainer
-
-
-def spread(items: Sequence, count: int | None) -> list:
+def evenly_spaced(items: Sequence, count: int | None) -> list:
     """`count` of the items at even distances, so that a test set sorted by class keeps all its classes.
 
     Raises:
@@ -206,27 +154,13 @@ def spread(items: Sequence, count: int | None) -> list:
     if count is None:
         return list(items)
     if not 1 <= count <= len(items):
-        raise UserError(f"--samples is {count}, but has to be between 1 and {len(items)}, the images of the test set")
+        raise UserError(f"--samples is {count}, but must be between 1 and {len(items)}, the images of the test set")
     return [items[i * len(items) // count] for i in range(count)]
-
-
-def describe(model: TunedCLIP) -> str:
-    """A few words for a legend: "deep prompts 4+4" (vision + text), "bias", ..."""
-    vision, text = model.learner.vision, model.learner.text
-    if isinstance(text, BlockBias):
-        return "bias"
-    if not isinstance(text, DeepPrompts):
-        return f'zero-shot "{model.template}"'
-    V, T = (tuner.prompts_at.stop - tuner.prompts_at.start for tuner in (vision, text))
-    depths = tuple(len(tuner.prompts) if isinstance(tuner, DeepPrompts) else 0 for tuner in (vision, text))
-    if depths == (len(model.vision.blocks), len(model.text.blocks)):
-        return f"deep prompts {V}+{T}"
-    return f"shallow prompts {V}+{T}" if depths == (1, 1) else f"prompts {V}+{T}, depth {depths[0]}+{depths[1]}"
 
 
 def labelled(models: dict[str, TunedCLIP]) -> dict[str, TunedCLIP]:
     """folder -> model becomes label -> model; where descriptions clash, with what tells their folders apart."""
-    described = {folder: describe(model) for folder, model in models.items()}
+    described = {folder: model.label for folder, model in models.items()}
     labels = {}
     for folder, label in described.items():
         clashing = [other for other in described if described[other] == label]

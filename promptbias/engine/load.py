@@ -1,0 +1,103 @@
+"""Models and trainers from the folder of a finished run."""
+
+import contextlib
+import io
+import json
+import os
+from typing import Any
+
+import dassl.utils
+from dassl.config import get_cfg_default
+from dassl.data.transforms import build_transform
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+
+from promptbias.model.loading import load_clip
+from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
+
+from . import checkpoints, run_folder
+from .discovery import register_all
+from .registry import registered_as, tuning_trainers
+
+
+def load_config(folder: str) -> tuple[Any, type]:
+    """The config of the finished run in `folder`, and its trainer's class.
+
+    Raises:
+        UserError: there is no finished run, or not one of this project's trainers.
+    """
+    register_all()
+    written = run_folder.read_config(folder)
+    if not os.path.exists(os.path.join(folder, run_folder.RESULTS)):
+        raise UserError(
+            f"the run in {folder} is not finished ({run_folder.RESULTS} is missing); the command that began it resumes it"
+        )
+    cfg = get_cfg_default()
+    try:
+        cfg.merge_from_other_cfg(written)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder}/{run_folder.CONFIG} does not fit this version ({error.args[0]})") from error
+    cfg.TRAINER.NAME = registered_as(cfg.TRAINER.NAME)
+    if cfg.TRAINER.NAME not in tuning_trainers():
+        known = ", ".join(sorted(tuning_trainers()))
+        raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be loaded; {known} can')
+    cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
+    return cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+
+
+def load_trainer(folder: str, root: str = "") -> TrainerX:
+    """The trainer of the finished run in `folder` with its data; its model in float32, as trained, without gradients.
+
+    Args:
+        root: folder of the datasets, where it is not the one in the run's config.
+
+    Raises:
+        UserError: as `load_config`; or its dataset or checkpoint is not there.
+    """
+    cfg, trainer_class = load_config(folder)
+    cfg.TRAINER[trainer_class.custom_clip.config.node].PREC = "fp32"
+    if root:
+        cfg.DATASET.ROOT = root
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            trainer = trainer_class(cfg)
+        except getattr(dassl.utils, "ConfigError", ()) as error:  # which the original Dassl does not have
+            raise UserError(f"{folder}/{run_folder.CONFIG}: {error}") from error
+        trainer.load_model(folder)
+    trainer.model.eval().requires_grad_(False)
+    return trainer
+
+
+def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> TunedCLIP:
+    """The tuned model of the finished run in `folder`, without its data; in eval mode, without gradients.
+
+    Args:
+        precision: fp32, fp16, bf16, amp or auto.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: as `load_config`; or its checkpoint is not there.
+    """
+    cfg, trainer_class = load_config(folder)
+    path = trainer_class.checkpoint_in(folder)
+    classnames = read_classnames(folder)
+    if classnames is None:  # a run of an earlier version, whose class names only the dataset knows
+        return load_trainer(folder).model.to(device)
+    cfg.TRAINER[trainer_class.custom_clip.config.node].PREC = precision
+    cfg.USE_CUDA = device.startswith("cuda")
+    model = trainer_class.custom_clip(cfg, classnames, load_clip(cfg.MODEL.BACKBONE.NAME)).to(device)
+    if path:
+        checkpoints.load_into(model, run_folder.load(path), path, cfg, trainer_class.__name__)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.preprocess = build_transform(cfg, is_train=False)
+    return model.eval().requires_grad_(False)
+
+
+def read_classnames(folder: str) -> list[str] | None:
+    """The class names that a run wrote into its results; None if it is of an earlier version."""
+    path = os.path.join(folder, run_folder.RESULTS)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file).get("classnames")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error
