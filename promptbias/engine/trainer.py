@@ -89,7 +89,8 @@ class TuningTrainer(TrainerX):
             self.save_model(self.max_epoch - 1, self.output_dir)
         total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)
         # Dassl's log lines already show the progress on a terminal; the bar is for when they go elsewhere.
-        hidden = True if sys.__stdout__.isatty() or not total else None
+        console = getattr(sys.stdout, "console", sys.stdout)
+        hidden = True if console.isatty() or not total else None
         self.bar = tqdm(total=total, desc=self.output_dir, unit="step", dynamic_ncols=True, disable=hidden)
 
     def before_epoch(self) -> None:

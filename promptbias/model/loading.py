@@ -70,7 +70,7 @@ def load_clip(name: str) -> nn.Module:
         missing = [key for key in NEEDED if key not in state]
         if missing:
             raise UserError(
-                f"{name} holds no CLIP: it has no {missing[0]}; give one of OpenAI's names or weights files"
+                f"{name} does not hold a CLIP: it has no {missing[0]}; give one of OpenAI's names or weights files"
             )
     else:
         hint = nearest(name, [TINY, *clip._MODELS])
@@ -135,10 +135,10 @@ def read_weights(path: str) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors have no common exception for a bad file
         raise UserError(
-            f"{path} is no CLIP weights file that can be read safely ({type(error).__name__}); it has to be "
+            f"{path} is not a CLIP weights file that can be read safely ({type(error).__name__}); it must be "
             "OpenAI's own file, safetensors, or a plain state dict"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict):
-        raise UserError(f"{path} is no CLIP weights file: it does not hold tensors by their names")
+        raise UserError(f"{path} is not a CLIP weights file: it does not hold tensors by their names")
     return state

@@ -101,7 +101,8 @@ class TunedCLIP(nn.Module):
     @contextlib.contextmanager
     def base(self) -> Iterator["TunedCLIP"]:
         """The CLIP that was tuned, as it was before: the method is disabled while the context lasts. The text stays."""
-        adapters, self.adapters = self.adapters, Adapters(Adapter(), Adapter())
+        adapters = self.adapters
+        self.disable_adapters()
         try:
             yield self
         finally:
@@ -174,5 +175,8 @@ class TunedCLIP(nn.Module):
             raise UserError(f"{self.label} does not fold into a stock CLIP: it needs its own forward pass")
         self.adapters.vision.fold(self.vision)
         self.adapters.text.fold(self.text)
-        self.adapters = Adapters(Adapter(), Adapter())
+        self.disable_adapters()
         return self.clip
+
+    def disable_adapters(self) -> None:
+        self.adapters = Adapters(Adapter(), Adapter()).train(self.adapters.training)

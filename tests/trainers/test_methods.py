@@ -79,7 +79,7 @@ def test_bias_is_added_to_every_token_after_each_block(small_clip, config, batch
         TEMPLATE,
     )
     model = bias_tuning.CustomCLIP(cfg, NAMES, copy.deepcopy(small_clip))
-    biases = {"vision": model.learner.vision.bias, "text": model.learner.text.bias}
+    biases = {"vision": model.adapters.vision.bias, "text": model.adapters.text.bias}
     assert biases["vision"].shape == (vision_depth, 128) and biases["text"].shape == (text_depth, 128)
 
     plain = {name: bias.detach().clone().requires_grad_() for name, bias in biases.items()}
@@ -144,10 +144,10 @@ def test_prompts_are_replaced_in_front_of_each_block(
         text_depth,
     )
     model = ivlp.CustomCLIP(cfg, NAMES, copy.deepcopy(small_clip))
-    learned = dict(model.learner.named_parameters())
-    assert learned["text.prompts"].shape == (text_depth, T, 128)
-    assert ("vision.prompts" in learned) == (vision_depth > 0)
-    plain = {name: p.detach().clone().requires_grad_() for name, p in learned.items()}
+    trainable = dict(model.adapters.named_parameters())
+    assert trainable["text.prompts"].shape == (text_depth, T, 128)
+    assert ("vision.prompts" in trainable) == (vision_depth > 0)
+    plain = {name: p.detach().clone().requires_grad_() for name, p in trainable.items()}
     text, vision = plain["text.prompts"], plain.get("vision.prompts", torch.zeros(0, V, 128))
     M = 16
 
@@ -169,15 +169,15 @@ def test_prompts_are_replaced_in_front_of_each_block(
     torch.testing.assert_close(model.eval()(batch[0]), expected, rtol=1e-4, atol=1e-4)
     model.train()(*batch).backward()
     F.cross_entropy(expected, batch[1]).backward()
-    for name, parameter in learned.items():
+    for name, parameter in trainable.items():
         torch.testing.assert_close(parameter.grad, plain[name].grad, rtol=1e-3, atol=1e-5)
 
 
 def test_first_text_prompts_start_from_the_words_of_ctx_init(small_clip, config):
     model = ivlp.CustomCLIP(config("IVLP.CTX_INIT", "a_photo_of_a", "IVLP.N_CTX_TEXT", 3), NAMES, small_clip)
     words = small_clip.token_embedding(tokens_of(["a photo of a"])[0, 1:4])
-    assert torch.equal(model.learner.text.prompts[0], words)
-    assert model.learner.text.prompts[1:].std().item() == pytest.approx(0.02, rel=0.2)
+    assert torch.equal(model.adapters.text.prompts[0], words)
+    assert model.adapters.text.prompts[1:].std().item() == pytest.approx(0.02, rel=0.2)
 
 
 def test_text_is_encoded_once_until_something_changes(small_clip, config, batch):
@@ -187,7 +187,7 @@ def test_text_is_encoded_once_until_something_changes(small_clip, config, batch)
     with torch.no_grad():
         model(batch[0]), model(batch[0])
         assert len(encoded) == 1
-        model.learner.text.bias += 1
+        model.adapters.text.bias += 1
         changed = model(batch[0])
         assert len(encoded) == 2
         model.text.clip.token_embedding.weight *= 2
@@ -197,23 +197,23 @@ def test_text_is_encoded_once_until_something_changes(small_clip, config, batch)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "amp"])
-def test_lower_precision_stays_close_and_learns_in_float32(small_clip, config, batch, precision):
+def test_lower_precision_stays_close_and_trains_in_float32(small_clip, config, batch, precision):
     exact = bias_tuning.CustomCLIP(config(), NAMES, copy.deepcopy(small_clip))
     model = bias_tuning.CustomCLIP(config("BIASTUNING.PREC", precision), NAMES, small_clip)
     torch.testing.assert_close(model.eval()(batch[0]), exact.eval()(batch[0]), rtol=0.1, atol=0.5)
     model.train()(*batch).backward()
-    assert model.learner.vision.bias.dtype == model.learner.vision.bias.grad.dtype == torch.float32
-    assert model.learner.text.bias.grad.abs().sum() > 0
+    assert model.adapters.vision.bias.dtype == model.adapters.vision.bias.grad.dtype == torch.float32
+    assert model.adapters.text.bias.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
     "module, pairs, said",
     [
-        (bias_tuning, ("BIASTUNING.DEPTH_VISION", 4), "DEPTH_VISION is 4, but has to be between 0 and 3"),
-        (bias_tuning, ("BIASTUNING.DEPTH_VISION", 0, "BIASTUNING.DEPTH_TEXT", 0), "nothing to learn"),
-        (bias_tuning, ("BIASTUNING.PREC", "fp8"), "has to be one of auto, fp32"),
+        (bias_tuning, ("BIASTUNING.DEPTH_VISION", 4), "DEPTH_VISION is 4, but must be between 0 and 3"),
+        (bias_tuning, ("BIASTUNING.DEPTH_VISION", 0, "BIASTUNING.DEPTH_TEXT", 0), "nothing to train"),
+        (bias_tuning, ("BIASTUNING.PREC", "fp8"), "must be one of auto, fp32"),
         (bias_tuning, ("BIASTUNING.TEMPLATE", "a photo"), "needs one {}"),
-        (ivlp, ("IVLP.PROMPT_DEPTH_TEXT", 0), "PROMPT_DEPTH_TEXT is 0, but has to be between 1 and 3"),
+        (ivlp, ("IVLP.PROMPT_DEPTH_TEXT", 0), "PROMPT_DEPTH_TEXT is 0, but must be between 1 and 3"),
         (ivlp, ("IVLP.PROMPT_DEPTH_VISION", 9), "PROMPT_DEPTH_VISION is 9"),
         (ivlp, ("IVLP.N_CTX_TEXT", 0), "at least 1 text prompt"),
         (ivlp, ("IVLP.N_CTX_VISION", 0), "set PROMPT_DEPTH_VISION to 0"),
@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_refused(small_clip, config, module, pairs, said):
 
 def test_every_block_has_a_bias_unless_a_depth_is_given(small_clip, config):
     model = bias_tuning.CustomCLIP(config("BIASTUNING.DEPTH_TEXT", -1, "BIASTUNING.DEPTH_VISION", 2), NAMES, small_clip)
-    assert len(model.learner.text.bias) == 3 and len(model.learner.vision.bias) == 2
+    assert len(model.adapters.text.bias) == 3 and len(model.adapters.vision.bias) == 2
 
 
 def test_no_ctx_init_is_an_empty_one(small_clip, config):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from promptbias.model import loading as clip_models
+from promptbias.model import loading
 from promptbias.utils.errors import UserError
 
 
@@ -15,7 +15,7 @@ def test_weights_files_give_the_clip_they_hold(random_clip, tmp_path):
     torch.save(state, tmp_path / "clip.pt")
     save_file(state, str(tmp_path / "clip.safetensors"))
     for name in ("clip.pt", "clip.safetensors"):
-        built = clip_models.load_clip(str(tmp_path / name))
+        built = loading.load_clip(str(tmp_path / name))
         assert not built.training
         for key, value in built.state_dict().items():
             assert value.dtype == torch.float32 and torch.equal(value, state[key].float())
@@ -24,20 +24,20 @@ def test_weights_files_give_the_clip_they_hold(random_clip, tmp_path):
 def test_an_archive_with_code_that_is_not_openais_is_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "evil.pt"))
     with pytest.raises(UserError, match="read safely"):
-        clip_models.load_clip(str(tmp_path / "evil.pt"))
+        loading.load_clip(str(tmp_path / "evil.pt"))
 
 
 def test_a_damaged_weights_file_is_refused(tmp_path):
     (tmp_path / "clip.pt").write_bytes(b"PK\x03\x04 and nothing more")
-    with pytest.raises(UserError, match="clip.pt is no CLIP weights file"):
-        clip_models.load_clip(str(tmp_path / "clip.pt"))
+    with pytest.raises(UserError, match="clip.pt is not a CLIP weights file"):
+        loading.load_clip(str(tmp_path / "clip.pt"))
 
 
-@pytest.mark.parametrize("holds, said", [([1, 2], "tensors by their names"), ({"a": torch.zeros(1)}, "holds no CLIP")])
+@pytest.mark.parametrize("holds, said", [([1, 2], "tensors by their names"), ({"a": torch.zeros(1)}, "does not hold a CLIP")])
 def test_a_file_of_something_else_is_refused(tmp_path, holds, said):
     torch.save(holds, tmp_path / "clip.pt")
     with pytest.raises(UserError, match=said):
-        clip_models.load_clip(str(tmp_path / "clip.pt"))
+        loading.load_clip(str(tmp_path / "clip.pt"))
 
 
 def test_a_clip_that_wants_design_details_gets_them(random_clip, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_clip_that_wants_design_details_gets_them(random_clip, monkeypatch):
     monkeypatch.setattr(
         model, "build_model", lambda state, design_details: given.append(design_details) or build(state)
     )
-    clip_models.build(random_clip.state_dict())
+    loading.build(random_clip.state_dict())
     assert given[0]["trainer"] == "CoOp" and given[0]["vision_depth"] == given[0]["language_depth"] == 0
 
 
@@ -58,11 +58,11 @@ def test_a_clip_that_cannot_build_is_one_sentence(random_clip, monkeypatch):
 
     monkeypatch.setattr(model, "build_model", lambda state: state["no such key"])
     with pytest.raises(UserError, match="cannot build this model"):
-        clip_models.build(random_clip.state_dict())
+        loading.build(random_clip.state_dict())
 
 
 def test_a_clip_folder_whose_loader_fails_is_one_sentence(monkeypatch):
     for name in ("clip", "clip.clip", "clip.model"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
     with pytest.raises(UserError, match="CLIP cannot be imported"):
-        clip_models.import_clip()
+        loading.import_clip()

@@ -1,4 +1,4 @@
-"""Products with frozen weights against the same product written in float64."""
+"""Linear layers with frozen weights against the same product written in float64."""
 
 import gc
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptbias.model import prepacked_linear as frozen
+from promptbias.model import prepacked_linear as prepacked
 from promptbias.model.prepacked_linear import EVERY, linear
 
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 1e-2, "atol": 2e-2}}
@@ -57,7 +57,7 @@ def test_some_of_the_tokens():
     torch.testing.assert_close(linear(x[:, :5], weight, bias), linear(x, weight, bias)[:, :5])
 
 
-def test_a_weight_that_changes_is_laid_out_anew():
+def test_a_weight_that_changes_is_packed_again():
     layer, x = torch.nn.Linear(16, 24).requires_grad_(False), torch.randn(3, 16)
 
     def check():
@@ -75,7 +75,7 @@ def test_a_weight_that_changes_is_laid_out_anew():
     check()
 
 
-def test_a_learned_weight_gets_its_gradient():
+def test_a_trained_weight_gets_its_gradient():
     x, weight, bias = torch.randn(5, 16), torch.randn(24, 16, requires_grad=True), torch.randn(24)
     linear(x, weight, bias).sum().backward()
     torch.testing.assert_close(weight.grad, x.sum(0).expand(24, -1))
@@ -88,14 +88,15 @@ def test_nothing_is_kept_for_backward():
     assert not kept
 
 
-@pytest.mark.skipif(frozen.laid_out is None, reason="this torch lays nothing out")
-def test_a_layout_goes_with_its_weight():
-    before, (weight, bias) = len(frozen.laid_out), weight_and_bias()
+@pytest.mark.skipif(prepacked.packed_weights is None, reason="this torch packs nothing")
+def test_a_packed_weight_goes_with_its_weight():
+    gc.collect()  # what other tests have left
+    before, (weight, bias) = len(prepacked.packed_weights), weight_and_bias()
     linear(torch.randn(5, 16), weight, bias)
-    assert len(frozen.laid_out) == before + 1
+    assert len(prepacked.packed_weights) == before + 1
     del weight
     gc.collect()
-    assert len(frozen.laid_out) == before
+    assert len(prepacked.packed_weights) == before
 
 
 def test_autocast_chooses_the_dtype():
@@ -104,7 +105,7 @@ def test_autocast_chooses_the_dtype():
         assert linear(x, weight, bias).dtype == torch.bfloat16
 
 
-def test_without_layouts_the_product_is_torchs(monkeypatch):
-    monkeypatch.setattr(frozen, "laid_out", None)
+def test_without_packing_the_product_is_torchs(monkeypatch):
+    monkeypatch.setattr(prepacked, "packed_weights", None)
     (weight, bias), x = weight_and_bias(), torch.randn(5, 16)
     assert torch.equal(linear(x, weight, bias, slice(8)), F.linear(x, weight[:8], bias[:8]))

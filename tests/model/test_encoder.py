@@ -1,4 +1,4 @@
-"""The walk through a tower against the stock CLIP, which computes every position of a text and every row of a block."""
+"""A tower against the stock CLIP, which computes every position of a text and every row of a block."""
 
 import copy
 
@@ -7,10 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from promptbias.model import encoder as walk
+from promptbias.model import encoder, layouts
 from promptbias.trainers.bias_tuning import BlockBias
-from promptbias.trainers.ivlp import DeepPrompts, VisionPrompts
-from promptbias.model.encoder import Tap, TextTower, Tuner, VisionTower
+from promptbias.model.prompts import DeepPrompts, VisionPrompts
+from promptbias.model.adapter import Adapter
+from promptbias.model.encoder import TextTower, VisionTower
 
 BLOCKS, WIDTH, PATCHES, SOS, EOS = 3, 128, 16, 49406, 49407
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -24,48 +25,48 @@ def texts(*rows):
     return ids
 
 
-def plain(blocks, x, tuner):
-    """(B, N, D) through the stock blocks, with a tuner's prompts and biases put in by hand."""
+def plain(blocks, x, adapter):
+    """(B, N, D) through the stock blocks, with a adapter's prompts and biases put in by hand."""
     for i, block in enumerate(blocks):
-        if isinstance(tuner, DeepPrompts) and 0 < i < len(tuner.prompts):
-            x = in_place(x, tuner, i)
+        if isinstance(adapter, DeepPrompts) and 0 < i < len(adapter.prompts):
+            x = in_place(x, adapter, i)
         x = block(x.transpose(0, 1)).transpose(0, 1)
-        if isinstance(tuner, BlockBias) and i < len(tuner.bias):
-            x = x + tuner.bias[i]
+        if isinstance(adapter, BlockBias) and i < len(adapter.bias):
+            x = x + adapter.bias[i]
     return x
 
 
-def in_place(x, tuner, i):
-    parts = list(x.unbind(1)) + [None] * (tuner.prompts_at.stop - x.shape[1])
-    for row, prompt in zip(range(tuner.prompts_at.start, tuner.prompts_at.stop), tuner.prompts[i]):
+def in_place(x, adapter, i):
+    parts = list(x.unbind(1)) + [None] * (adapter.prompts_at.stop - x.shape[1])
+    for row, prompt in zip(range(adapter.prompts_at.start, adapter.prompts_at.stop), adapter.prompts[i]):
         parts[row] = prompt.expand(len(x), -1)
     return torch.stack(parts, 1)
 
 
-def plain_text(clip, ids, tuner):
+def plain_text(clip, ids, adapter):
     """All 77 positions of each text -> (K, d)."""
     x = clip.token_embedding(ids)
-    if isinstance(tuner, DeepPrompts):
-        x = in_place(x, tuner, 0)
-    x = clip.ln_final(plain(clip.transformer.resblocks, x + clip.positional_embedding, tuner))
+    if isinstance(adapter, DeepPrompts):
+        x = in_place(x, adapter, 0)
+    x = clip.ln_final(plain(clip.transformer.resblocks, x + clip.positional_embedding, adapter))
     return torch.stack([row[row_ids.argmax()] for row, row_ids in zip(x, ids)]) @ clip.text_projection
 
 
-def plain_image(clip, image, tuner):
+def plain_image(clip, image, adapter):
     visual = clip.visual
     x = visual.conv1(image).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
-    if isinstance(tuner, DeepPrompts):
-        x = in_place(x, tuner, 0)
-    return visual.ln_post(plain(visual.transformer.resblocks, visual.ln_pre(x), tuner)[:, 0]) @ visual.proj
+    if isinstance(adapter, DeepPrompts):
+        x = in_place(x, adapter, 0)
+    return visual.ln_post(plain(visual.transformer.resblocks, visual.ln_pre(x), adapter)[:, 0]) @ visual.proj
 
 
-def agree(fast, slow, tuner):
+def agree(fast, slow, adapter):
     """Same features, and the same gradients of a scalar in which every feature has its own weight."""
     torch.testing.assert_close(fast, slow, **CLOSE)
     weight = torch.linspace(-1, 1, slow.numel()).view(slow.shape)
     found, expected = (
-        torch.autograd.grad((weight * features).sum(), list(tuner.parameters())) for features in (fast, slow)
+        torch.autograd.grad((weight * features).sum(), list(adapter.parameters())) for features in (fast, slow)
     )
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()) + 1e-7)
@@ -97,87 +98,87 @@ LISTS = {
 
 @pytest.mark.parametrize("ids", LISTS.values(), ids=LISTS)
 def test_plain_towers_are_the_stock_clip(frozen, images, ids):
-    torch.testing.assert_close(TextTower(frozen, ids)(Tuner()), frozen.encode_text(ids), **CLOSE)
-    torch.testing.assert_close(VisionTower(frozen)(images, Tuner()), frozen.encode_image(images), **CLOSE)
+    torch.testing.assert_close(TextTower(frozen, ids)(Adapter()), frozen.encode_text(ids), **CLOSE)
+    torch.testing.assert_close(VisionTower(frozen)(images, Adapter()), frozen.encode_image(images), **CLOSE)
 
 
 @pytest.mark.parametrize("ids", LISTS.values(), ids=LISTS)
 def test_packed_texts_with_biases_equal_all_positions_of_each(frozen, ids):
-    tuner = BlockBias(BLOCKS, WIDTH, std=0.3)
-    agree(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), tuner)
+    adapter = BlockBias(BLOCKS, WIDTH, std=0.3)
+    agree(TextTower(frozen, ids)(adapter), plain_text(frozen, ids, adapter), adapter)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.lists(st.integers(300, 303), max_size=7), min_size=1, max_size=6), depth=st.integers(0, BLOCKS))
 def test_any_texts_packed_equal_all_positions_of_each(frozen, rows, depth):
-    ids, tuner = texts(*rows), BlockBias(depth, WIDTH, std=0.3)
-    torch.testing.assert_close(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), **CLOSE)
+    ids, adapter = texts(*rows), BlockBias(depth, WIDTH, std=0.3)
+    torch.testing.assert_close(TextTower(frozen, ids)(adapter), plain_text(frozen, ids, adapter), **CLOSE)
 
 
 @pytest.mark.parametrize("depth", [1, 2, BLOCKS])
 @pytest.mark.parametrize("n", [1, 3])
 def test_prompts_in_texts(frozen, depth, n):
     ids = texts(*([343] * n + words for words in ([11, 269], [12, 13, 14, 269], [15, 269])))
-    tuner = DeepPrompts(depth, n, WIDTH, at=1)
-    agree(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), tuner)
+    adapter = DeepPrompts(depth, n, WIDTH, at=1)
+    agree(TextTower(frozen, ids)(adapter), plain_text(frozen, ids, adapter), adapter)
 
 
 @pytest.mark.parametrize("depth", [1, 2, BLOCKS])
 @pytest.mark.parametrize("n", [1, 5])
 def test_prompts_among_patches(frozen, images, depth, n):
-    tuner = VisionPrompts(depth, n, WIDTH, at=1 + PATCHES)
-    agree(VisionTower(frozen)(images, tuner), plain_image(frozen, images, tuner), tuner)
+    adapter = VisionPrompts(depth, n, WIDTH, at=1 + PATCHES)
+    agree(VisionTower(frozen)(images, adapter), plain_image(frozen, images, adapter), adapter)
 
 
 @pytest.mark.parametrize("depth", [0, 1, BLOCKS])
 def test_biases_among_patches(frozen, images, depth):
-    tuner = BlockBias(depth, WIDTH, std=0.3)
-    slow, fast = plain_image(frozen, images, tuner), VisionTower(frozen)(images, tuner)
+    adapter = BlockBias(depth, WIDTH, std=0.3)
+    slow, fast = plain_image(frozen, images, adapter), VisionTower(frozen)(images, adapter)
     if depth:
-        agree(fast, slow, tuner)
+        agree(fast, slow, adapter)
     else:
         torch.testing.assert_close(fast, slow, **CLOSE)
 
 
-class Written(Tap):
-    """Nothing but a tap: the layout in full and attention in float32."""
+def look_only(value, point):
+    """A hook that leaves everything as it is: the layout in full and attention in float32."""
 
 
 @pytest.mark.parametrize("make", [lambda at: BlockBias(BLOCKS, WIDTH, 0.3), lambda at: DeepPrompts(2, 2, WIDTH, at)])
-def test_a_tap_changes_nothing(frozen, images, make):
+def test_a_hook_that_only_looks_changes_nothing(frozen, images, make):
     ids = texts(*([343] * 2 + words for words in ([11, 269], [12, 13, 14, 269], [15, 269])))
     for tower, at, arguments in ((TextTower(frozen, ids), 1, ()), (VisionTower(frozen), 1 + PATCHES, (images,))):
-        tuner = make(at)
-        without = tower(*arguments, tuner)
-        tower.tap = Written()
-        agree(tower(*arguments, tuner), without, tuner)
+        adapter = make(at)
+        without = tower(*arguments, adapter)
+        with tower.hooked({"*": look_only}):
+            agree(tower(*arguments, adapter), without, adapter)
 
 
-def test_texts_by_index_with_and_without_a_tap(frozen):
+def test_texts_by_index_with_and_without_hooks(frozen):
     tower, which = TextTower(frozen, LISTS["several lengths"]), torch.tensor([2, 0, 0])
-    every = tower(Tuner())
-    torch.testing.assert_close(tower(Tuner(), which), every[which])
-    tower.tap = Written()
-    torch.testing.assert_close(tower(Tuner(), which), every[which], **CLOSE)
+    every = tower(Adapter())
+    torch.testing.assert_close(tower(Adapter(), which), every[which])
+    with tower.hooked({"blocks.0.resid_pre": look_only}):
+        torch.testing.assert_close(tower(Adapter(), which), every[which], **CLOSE)
 
 
 def test_attention_written_out_is_the_fused_one(monkeypatch):
     """Torch before 2.0 has only the former."""
     q, k, v = torch.randn(3, 2, 4, 7, 16).unbind()
-    fused = walk.attention(q, k, v)
-    monkeypatch.delattr(walk.F, "scaled_dot_product_attention", raising=False)
-    torch.testing.assert_close(walk.attention(q, k, v), fused, **CLOSE)
+    fused = layouts.attention(q, k, v)
+    monkeypatch.delattr(layouts.F, "scaled_dot_product_attention", raising=False)
+    torch.testing.assert_close(layouts.attention(q, k, v), fused, **CLOSE)
 
 
-@pytest.mark.parametrize("tuner", [BlockBias(BLOCKS, WIDTH, std=0.3), DeepPrompts(BLOCKS, 2, WIDTH, at=1)])
-def test_many_texts_a_part_at_a_time(frozen, monkeypatch, tuner):
-    monkeypatch.setattr(walk, "TEXTS_AT_ONCE", 2)
+@pytest.mark.parametrize("adapter", [BlockBias(BLOCKS, WIDTH, std=0.3), DeepPrompts(BLOCKS, 2, WIDTH, at=1)])
+def test_many_texts_a_part_at_a_time(frozen, monkeypatch, adapter):
+    monkeypatch.setattr(encoder, "TEXTS_AT_ONCE", 2)
     ids = texts(*([343, 343, *range(600, 600 + k % 4), 269] for k in range(7)))
-    agree(TextTower(frozen, ids)(tuner), plain_text(frozen, ids, tuner), tuner)
+    agree(TextTower(frozen, ids)(adapter), plain_text(frozen, ids, adapter), adapter)
 
 
 def test_memory_does_not_grow_with_parts(frozen, monkeypatch):
-    ids, tuner = texts(*([320, 1000 + k, 269] for k in range(40))), BlockBias(BLOCKS, WIDTH)
+    ids, adapter = texts(*([320, 1000 + k, 269] for k in range(40))), BlockBias(BLOCKS, WIDTH)
 
     def kept():
         sizes = {}
@@ -187,19 +188,19 @@ def test_memory_does_not_grow_with_parts(frozen, monkeypatch):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            TextTower(frozen, ids)(tuner)
+            TextTower(frozen, ids)(adapter)
         return sum(sizes.values())
 
     at_once = kept()
-    monkeypatch.setattr(walk, "TEXTS_AT_ONCE", 10)
+    monkeypatch.setattr(encoder, "TEXTS_AT_ONCE", 10)
     assert kept() < 0.1 * at_once
 
 
 def test_in_bfloat16_gradients_point_the_same_way(frozen, images):
     exact, rough = BlockBias(BLOCKS, WIDTH, std=0.1), BlockBias(BLOCKS, WIDTH)
     rough.load_state_dict(exact.state_dict())
-    for tuner, clip in ((exact, frozen), (rough, copy.deepcopy(frozen).bfloat16())):
-        VisionTower(clip)(images, tuner).float().pow(2).sum().backward()
+    for adapter, clip in ((exact, frozen), (rough, copy.deepcopy(frozen).bfloat16())):
+        VisionTower(clip)(images, adapter).float().pow(2).sum().backward()
     assert torch.cosine_similarity(exact.bias.grad.flatten(), rough.bias.grad.flatten(), 0) > 0.99
 
 

@@ -1,0 +1,50 @@
+"""The console command `promptbias`. Each sub-command is imported only when it is asked for."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from promptbias import __version__
+from promptbias.utils.errors import cli
+
+
+class Command(NamedTuple):
+    """A sub-command: the module whose `main(argv)` it calls, and what it does."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command("promptbias.engine.train", "train or test one run, with CoOp's flags"),
+    "experiment": Command("promptbias.experiments.protocols", "few-shot, base-to-new and transfer protocols of a method"),
+    "analysis": Command("promptbias.analysis.__main__", "figures, tables and reports of finished runs"),
+    "datasets": Command("promptbias.datasets.prepare", "list, fetch and check datasets"),
+    "predict": Command("promptbias.predict", "classes and probabilities of images, by a finished run"),
+    "methods": Command("promptbias.methods_table", "the tuning methods: options, where they attach, whether they fold"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run a sub-command with the rest of the arguments."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    width = max(map(len, COMMANDS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="promptbias",
+        description="Tune CLIP with deep prompts or biases, and see what they do to it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n"
+        + "\n".join(f"  {name:{width}}{command.help}" for name, command in COMMANDS.items())
+        + "\n\n`promptbias COMMAND --help` explains the options of each.",
+    )
+    parser.add_argument("--version", action="version", version=f"promptbias {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    command = parser.parse_args(argv[:1]).command
+    return importlib.import_module(COMMANDS[command].module).main(argv[1:])
+
+
+def console() -> None:
+    """Entry point of the installed command."""
+    cli(main)
