@@ -120,7 +120,9 @@ def tune(
     config = method_config(method, options)
     images, size = os.fspath(images), "tiny" if backbone == "tiny" else "vit_b16"
     name = tuning_trainers()[method].default_config.format(size)  # type: ignore[attr-defined]
-    runs = os.path.join("output", os.path.basename(os.path.abspath(images)), method, f"{name}_{shots}shots", f"seed{seed}")
+    runs = os.path.join(
+        "output", os.path.basename(os.path.abspath(images)), method, f"{name}_{shots}shots", f"seed{seed}"
+    )
     folder = os.fspath(output) or runs
     pairs = ["DATASET.NUM_SHOTS", str(shots)]
     pairs += ["DATASET.TEMPLATE", template] if template else []

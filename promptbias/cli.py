@@ -19,7 +19,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("promptbias.engine.train", "train or test one run, with CoOp's flags"),
-    "experiment": Command("promptbias.experiments.protocols", "few-shot, base-to-new and transfer protocols of a method"),
+    "experiment": Command(
+        "promptbias.experiments.protocols", "few-shot, base-to-new and transfer protocols of a method"
+    ),
     "analysis": Command("promptbias.analysis.__main__", "figures, tables and reports of finished runs"),
     "datasets": Command("promptbias.datasets.prepare", "list, fetch and check datasets"),
     "predict": Command("promptbias.predict", "classes and probabilities of images, by a finished run"),

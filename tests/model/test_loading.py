@@ -33,7 +33,9 @@ def test_a_damaged_weights_file_is_refused(tmp_path):
         loading.load_clip(str(tmp_path / "clip.pt"))
 
 
-@pytest.mark.parametrize("holds, said", [([1, 2], "tensors by their names"), ({"a": torch.zeros(1)}, "does not hold a CLIP")])
+@pytest.mark.parametrize(
+    "holds, said", [([1, 2], "tensors by their names"), ({"a": torch.zeros(1)}, "does not hold a CLIP")]
+)
 def test_a_file_of_something_else_is_refused(tmp_path, holds, said):
     torch.save(holds, tmp_path / "clip.pt")
     with pytest.raises(UserError, match=said):

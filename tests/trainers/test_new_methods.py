@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from promptbias.trainers.ln_tuning import LNTuningConfig
+from promptbias.trainers.vpt import VPTConfig
 
 from promptbias.model.adapter import Adapter, Adapters
 from promptbias.model.method import MethodConfig
 from promptbias.model.tuned_clip import TunedCLIP
-from promptbias.trainers.ln_tuning import LNTuningConfig
-from promptbias.trainers.vpt import VPTConfig
 from promptbias.utils.errors import UserError
 
 NAMES = ["cat", "dog", "sea lion"]
@@ -48,7 +48,11 @@ def test_layer_norm_tuning_equals_a_stock_clip_with_these_layer_norms(small_clip
     for branch, adapter in (("visual.", model.adapters.vision), ("", model.adapters.text)):
         for key, change in adapter.changes.items():
             name, block = key.split("@")
-            name = name.removesuffix("_weight") + ".weight" if name.endswith("_weight") else name.removesuffix("_bias") + ".bias"
+            name = (
+                name.removesuffix("_weight") + ".weight"
+                if name.endswith("_weight")
+                else name.removesuffix("_bias") + ".bias"
+            )
             place = f"{branch}{name}" if block == "-1" else f"{branch}transformer.resblocks.{block}.{name}"
             stock.get_parameter(place).data += change
     torch.testing.assert_close(model(image), stock_logits(stock, image), rtol=1e-4, atol=1e-4)

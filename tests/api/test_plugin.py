@@ -1,4 +1,4 @@
-"""`import promptbias` in somebody else's checkout, which has its own `trainers/`, `datasets/` and `train.py`."""
+"""`import promptbias.plugin` in somebody else's checkout, which has its own `trainers/`, `datasets/` and `train.py`."""
 
 import os
 import shutil
@@ -7,7 +7,6 @@ import sys
 import textwrap
 
 import pytest
-
 from conftest import ROOT
 
 TRAIN_PY = """
@@ -98,18 +97,18 @@ def train(folder, weights, trainer, path):
 
 @pytest.mark.slow
 def test_one_line_is_enough(checkout, weights_file):
-    folder = checkout("import promptbias")
+    folder = checkout("import promptbias.plugin")
     for name in ("templates", "errors", "files", "trainer"):  # their own modules, of everyday names
         (folder / "trainers" / f"{name}.py").touch()
     done = train(folder, weights_file, "BiasTuning", [os.path.join(ROOT, "compat"), ROOT])
     assert done.returncode == 0, done.stderr
-    assert "registered: CoOp IVLP BiasTuning ZeroshotCLIP" in done.stdout
+    assert "registered: CoOp BiasTuning IVLP LNTuning VPT ZeroshotCLIP" in done.stdout
     assert (folder / "output" / "BlockBias" / "model.pth.tar-1").exists() and "* accuracy:" in done.stdout
 
 
 @pytest.mark.slow
 def test_a_name_that_is_taken_stays_theirs(checkout, weights_file):
-    folder = checkout("import promptbias", name="BiasTuning")
+    folder = checkout("import promptbias.plugin", name="BiasTuning")
     done = train(folder, weights_file, "PromptBiasBiasTuning", [os.path.join(ROOT, "compat"), ROOT])
     assert done.returncode == 0, done.stderr
     assert 'a trainer "BiasTuning" is registered already: ours is "PromptBiasBiasTuning"' in done.stdout
@@ -117,33 +116,33 @@ def test_a_name_that_is_taken_stays_theirs(checkout, weights_file):
 
 
 @pytest.mark.slow
-def test_copied_files_work_without_the_hook(checkout, weights_file):
+def test_a_copied_method_file_works_without_the_plugin(checkout, weights_file):
     folder = checkout("import trainers.bias_tuning")
-    for name in ("bias_tuning.py", "tuning"):
-        copy = shutil.copytree if name == "tuning" else shutil.copy
-        copy(os.path.join(ROOT, "trainers", name), folder / "trainers" / name)
-    done = train(folder, weights_file, "BiasTuning", [os.path.join(ROOT, "compat")])
+    shutil.copy(os.path.join(ROOT, "trainers", "bias_tuning.py"), folder / "trainers")
+    done = train(folder, weights_file, "BiasTuning", [os.path.join(ROOT, "compat"), ROOT])
     assert done.returncode == 0, done.stderr
-    assert "registered: CoOp BiasTuning" in done.stdout and (folder / "output" / "results.json").exists()
+    assert "registered: CoOp BiasTuning\n" in done.stdout and (folder / "output" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_a_copied_method_file_and_the_plugin_are_one_method(checkout, weights_file):
+    folder = checkout("import promptbias.plugin, trainers.ivlp, trainers.bias_tuning")
+    shutil.copy(os.path.join(ROOT, "trainers", "bias_tuning.py"), folder / "trainers")
+    done = train(folder, weights_file, "BiasTuning", [os.path.join(ROOT, "compat"), ROOT])
+    assert done.returncode == 0, done.stderr
+    assert "registered already" not in done.stdout and (folder / "output" / "results.json").exists()
 
 
 def test_a_run_of_a_checkout_where_the_name_was_taken_is_known_here():
-    from trainers.tuning.trainer import registered_as
+    import promptbias.trainers.ivlp  # noqa: F401
+
+    from promptbias.engine.registry import registered_as
 
     assert registered_as("PromptBiasIVLP") == registered_as("IVLP") == "IVLP" and registered_as("CoOp") == "CoOp"
 
 
-def test_the_hook_without_its_folders_says_how_to_install_it(tmp_path):
-    shutil.copy(os.path.join(ROOT, "promptbias.py"), tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", "import promptbias"], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 1 and "pip install -e" in done.stderr.splitlines()[-1]
-
-
 def test_a_package_that_is_not_installed_is_one_sentence(capsys):
-    from trainers.tuning.errors import cli
+    from promptbias.utils.errors import cli
 
     with pytest.raises(SystemExit):
         cli(lambda: __import__("a_module_that_nobody_has"))
@@ -154,7 +153,7 @@ def dassl_in_use(tmp_path):
     """The file of the Dassl that is used where one is installed in tmp_path/site; and the process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), ROOT])}
     done = subprocess.run(
-        [sys.executable, "-c", "import promptbias, dassl; print(dassl.__file__)"],
+        [sys.executable, "-c", "import promptbias.engine, dassl; print(dassl.__file__)"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
