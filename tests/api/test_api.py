@@ -1,0 +1,122 @@
+"""What a script or a notebook calls, on the small CLIP."""
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+
+import promptbias
+from promptbias.utils.errors import UserError
+
+NAMES = ["cat", "dog", "sea lion"]
+
+
+@pytest.fixture
+def model(small_clip):
+    return promptbias.build("BiasTuning", NAMES, backbone=small_clip, precision="fp32", init_std=0.2).eval()
+
+
+@pytest.fixture
+def picture():
+    return Image.effect_noise((40, 50), 80)
+
+
+def test_a_model_from_plain_arguments(small_clip, model):
+    assert model.classnames == NAMES and model.template == "a photo of a {}." and model.label == "bias"
+    image = torch.randn(2, 3, 32, 32)
+    assert model.logits(image).shape == (2, 3) and model.image_features(image).shape == (2, 32)
+    assert torch.equal(model.logits(image), model(image))
+    torch.testing.assert_close(model.text_features().norm(dim=-1), torch.ones(3))
+
+
+def test_images_paths_and_tensors_give_the_same_prediction(model, picture, tmp_path):
+    picture.save(tmp_path / "noise.png")
+    tensor = model.preprocess(picture.convert("RGB"))[None]
+    expected = model.logits(tensor).softmax(-1)
+    for images in (picture, [picture], str(tmp_path / "noise.png"), [tmp_path / "noise.png"], tensor):
+        names, probabilities = model.predict(images)
+        torch.testing.assert_close(probabilities, expected)
+        assert names == [NAMES[int(expected.argmax())]]
+    assert len(model.predict([picture] * 5, batch_size=2).names) == 5
+
+
+@pytest.mark.parametrize(
+    "images, said",
+    [
+        ("nothing.png", "nothing.png cannot be read as an image"),
+        ([], "no image to predict"),
+        (torch.zeros(2, 3, 8, 8), r"must be \(B, 3, 32, 32\), not \(2, 3, 8, 8\)"),
+        ([3], "must be PIL images, paths or a tensor"),
+    ],
+)
+def test_what_is_not_an_image_is_one_sentence(model, images, said):
+    with pytest.raises(UserError, match=said):
+        model.predict(images)
+
+
+def test_a_text_file_is_not_an_image(model, tmp_path):
+    (tmp_path / "note.jpg").write_text("not an image")
+    with pytest.raises(UserError, match="note.jpg cannot be read as an image"):
+        model.predict(str(tmp_path / "note.jpg"))
+
+
+@pytest.mark.parametrize(
+    "method, options, said",
+    [
+        ("BiasTunning", {}, 'there is no method "BiasTunning": did you mean "BiasTuning"'),
+        ("BiasTuning", {"dept_text": 1}, 'no option "dept_text": did you mean "depth_text"'),
+        ("BiasTuning", {"depth_text": 9}, "DEPTH_TEXT is 9, but must be between 0 and 3"),
+        ("LNTuning", {"rank": 4}, 'LNTuning has no option "rank"'),
+    ],
+)
+def test_methods_and_options_that_do_not_exist(small_clip, method, options, said):
+    with pytest.raises(UserError) as refused:
+        promptbias.build(method, NAMES, backbone=small_clip, **options)
+    assert said in str(refused.value)
+
+
+def test_every_method_describes_itself():
+    methods = promptbias.methods()
+    assert {"BiasTuning", "IVLP", "LNTuning", "VPT", "ZeroshotCLIP"} <= set(methods)
+    assert methods["BiasTuning"].folds and not methods["IVLP"].folds and not methods["ZeroshotCLIP"].trains
+
+
+def test_relevancy_of_one_image(model, picture):
+    found = promptbias.relevancy(model, picture, "dog")
+    assert found.patches.shape == (4, 4) and len(found.prompts) == 0
+    assert len(found.tokens) == 7  # SOS, a, photo, of, a, dog, "."
+    for row in (found.patches, found.tokens):
+        assert float(row.sum()) == pytest.approx(1, abs=1e-5)
+    by_index = promptbias.relevancy(model, model.preprocess(picture.convert("RGB")), 1)
+    torch.testing.assert_close(by_index.patches, found.patches)
+
+
+@pytest.mark.parametrize("classname", ["dogg", 3])
+def test_a_class_that_the_model_does_not_have(model, picture, classname):
+    with pytest.raises(UserError, match="the model has no class"):
+        promptbias.relevancy(model, picture, classname)
+
+
+def test_a_folded_model_predicts_the_same(small_clip, model, picture):
+    _, before = model.predict(picture)
+    stock = copy.deepcopy(model.fold())
+    again = promptbias.build("ZeroshotCLIP", NAMES, backbone=stock, precision="fp32").eval()
+    torch.testing.assert_close(again.predict(picture).probabilities, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_tune_a_folder_of_images(tmp_path):
+    for name, shade in (("bright", 200), ("dark", 40)):
+        for part, count in (("train", 3), ("test", 2)):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (64, 64), (shade + i,) * 3).save(tmp_path / "images" / part / name / f"{i}.png")
+    arguments = {"backbone": "tiny", "shots": 2, "output": tmp_path / "run", "settings": ["OPTIM.MAX_EPOCH", "1"]}
+    model = promptbias.tune(tmp_path / "images", "BiasTuning", depth_text=0, **arguments)
+    assert model.classnames == ["bright", "dark"] and model.label == "bias, depth 12+0"
+    assert model.adapters.vision.bias.abs().max() > 0
+    again = promptbias.tune(tmp_path / "images", "BiasTuning", depth_text=0, **arguments)
+    assert torch.equal(again.adapters.vision.bias, model.adapters.vision.bias)
+    with pytest.raises(UserError, match="another config"):
+        promptbias.tune(tmp_path / "images", "BiasTuning", depth_text=1, **arguments)
