@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
+from conftest import ROOT
 from dassl.config import cfg_default, clean_cfg, get_cfg_default
 
-COMPAT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "compat")
+COMPAT = os.path.join(ROOT, "compat")
 
 FAMILY_YAML = """
 DATALOADER:
@@ -37,7 +38,7 @@ TRAINER:
 def loaded_by(module, *names):
     """Which of the named modules come with an import of `module`."""
     code = f"import sys; sys.path.insert(0, {COMPAT!r}); import {module}; print(*({set(names)} & set(sys.modules)))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_defaults_that_decide_results():
