@@ -9,7 +9,7 @@ import pkgutil
 
 from promptbias.dassl_host import provide_dassl
 
-_SHARED = {"archives", "coop_pickle", "prepare", "reader", "sources", "splits"}
+_SHARED = {"archives", "coop_pickle", "fetches", "imagenet_sources", "prepare", "reader", "sources", "splits"}
 
 provide_dassl()
 
