@@ -105,7 +105,7 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 64, 64), labels (B,) and tokens (K, N) as rows of the embedding."""
-        # Training leaves the plateau (loss = ln K) only on nearly clean glyphs; distortion and long captions come later.
+        # Only nearly clean glyphs get training off the plateau (loss = ln K); distortion and long captions come later.
         strength = 0.25 + 0.75 * min(max((step / self.steps - 0.15) / 0.4, 0), 1)
         choose = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         of_kind = [len(DIGITS), len(CHARACTERS) - len(DIGITS)]
