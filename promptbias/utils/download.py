@@ -37,7 +37,7 @@ def download(url: str, path: str, sha256: str = "", md5: str = "") -> None:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with _locked(path):
-            if _already_there(path, sha256, md5):  # another process has fetched it in the meantime
+            if _already_there(path, sha256, md5):  # another process has just downloaded it
                 return
             _transfer(url, part, manual_steps)
             if not _intact(part, sha256, md5):

@@ -34,7 +34,7 @@ def eurosat(tmp_path):
 
 
 def with_split(root, train=8, val=4, test=8):
-    """A split file as CoOp writes it, in an order of its own."""
+    """A split file as CoOp writes it, in random order."""
     split = {"train": [], "val": [], "test": []}
     for label, (folder, name) in enumerate(sorted(EUROSAT)):
         numbers = random.Random(label).sample(range(20), 20)
