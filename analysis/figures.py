@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 
 WIDTH = 7.2  # inches, of a figure as wide as a page's text
 
@@ -208,14 +208,14 @@ def save(result: Result, folder: str, name: str) -> list[str]:
     written = []
     for stem, figure in result.figures.items():
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            with writing(file_path(folder, stem, ending), "wb") as file:
+            with atomic_write(file_path(folder, stem, ending), "wb") as file:
                 figure.savefig(
                     file, format=ending, metadata=metadata
                 )  # without a date the same figure is the same file
             written.append(file_path(folder, stem, ending))
-    with writing(file_path(folder, name, "npz"), "wb") as file:
+    with atomic_write(file_path(folder, name, "npz"), "wb") as file:
         np.savez(file, **result.numbers)
-    with writing(file_path(folder, name, "csv")) as file:
+    with atomic_write(file_path(folder, name, "csv")) as file:
         csv.writer(file, lineterminator="\n").writerows([("what", "value"), *result.headlines])
     return written + [file_path(folder, name, ending) for ending in ("npz", "csv")]
 

@@ -6,7 +6,7 @@ import html
 import os
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 
 from . import figures
 from .__main__ import ALONE, FIGURES, NOT_SHOWN, add_study_arguments, command_module, load_study, make_parser
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
         sections.append(section(name, what, [*shown(result, args.output), *note]))
         figures.plt.close("all")
     path = os.path.join(args.output, "index.html")
-    with writing(path) as file:
+    with atomic_write(path) as file:
         file.write(page(study, args, sections))
     print(f"written: {path}")
 

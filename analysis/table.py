@@ -17,7 +17,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from promptbias.utils.errors import UserError, nearest
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 
 from promptbias.experiments.runs import (
     BLOCKS,
@@ -365,7 +365,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.dry_run:
         stem = os.path.join(args.output, "tables", "_".join([f"table{number}", *(datasets if args.datasets else [])]))
         for ending, text in ("md", markdown), ("csv", as_csv(number, cells)), ("tex", as_latex(number, cells)):
-            with writing(f"{stem}.{ending}") as file:
+            with atomic_write(f"{stem}.{ending}") as file:
                 file.write(text)
         print(f"written: {stem}.md, .csv, .tex")
     return int(any(not trouble.startswith(FAILED) for trouble in troubles))

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from promptbias.utils.errors import UserError, cli
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 from promptbias.model.tuned_clip import DTYPES, resolve_precision
 
 from .cases import Case, file_sizes
@@ -194,7 +194,7 @@ def report(rows: list[dict[str, Any]], precision: str, args: argparse.Namespace)
             "peaks_per_second": per_second,
             "checkpoint_bytes": sizes,
         }
-        with writing(args.json) as file:
+        with atomic_write(args.json) as file:
             json.dump({**about, "rows": rows}, file, indent=1)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from promptbias.model import prepacked_linear as frozen
 from promptbias.utils.errors import UserError
-from promptbias.utils.startup import keep_freed_memory
+from promptbias.utils.startup import disable_malloc_trim
 
 from .cases import Case, prepare
 
@@ -155,7 +155,7 @@ def serve() -> None:
     if int(threads):
         torch.set_num_threads(int(threads))
     if name != "usual":
-        keep_freed_memory()  # as our commands do
+        disable_malloc_trim()  # as our commands do
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints stays out of the answers
     if case:
         work = prepare(Case(*case[:2], *map(int, case[2:])), name, device)

@@ -1,17 +1,21 @@
 """The datasets of the CoOp family, under CoOp's names and in CoOp's folders on disk.
 
-`reader.py` is what they share; a dataset's own file holds only what is particular to it. `prepare.py` is the command
-that fetches them (`python -m datasets.prepare --list`).
+`reader.py` is what they share; a dataset's own file holds only what is specific to it. `prepare.py` is the command that
+downloads them (`python -m datasets.prepare --list`). Importing this package makes `import dassl` work.
 """
 
 import importlib
 import pkgutil
 
-_SHARED = {"archives", "coop_pickle", "prepare", "reader", "sources", "splits"}
+from promptbias.dassl_host import provide_dassl
+
+_SHARED = {"archives", "coop_pickle", "fetches", "imagenet_sources", "prepare", "reader", "sources", "splits"}
+
+provide_dassl()
 
 
 def register_all() -> None:
-    """Import every dataset in this folder, which enters it into Dassl's DATASET_REGISTRY under its name."""
+    """Import every dataset in this folder, which registers it in Dassl's DATASET_REGISTRY under its name."""
     for module in pkgutil.iter_modules(__path__):
         if module.name not in _SHARED:
             importlib.import_module(f"{__name__}.{module.name}")

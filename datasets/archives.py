@@ -1,4 +1,4 @@
-"""Archives from the network, unpacked without trust: only what was asked for is written, and only where."""
+"""Unpacks downloaded archives safely: writes only the requested members, and only to the requested paths."""
 
 import contextlib
 import os
@@ -7,95 +7,101 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import IO
-from collections.abc import Callable, Iterator, Sequence
 
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import CHUNK
 
 
-class _Refused(Exception):
-    """Something in an archive that has no business there."""
+class _Rejected(Exception):
+    """An archive holds something unsafe, or lacks what was requested."""
 
 
 def unpack(archive: str, members: Sequence[tuple[str, str]]) -> None:
-    """Take members out of a tar (however compressed) or zip archive.
+    """Extract members of a zip or (compressed) tar archive.
 
     Args:
-        archive: path of the archive; its name tells a zip file from a tar file
-        members: pairs of a name in the archive, of a file or of a folder with all in it, and the path that it gets;
-            each appears there whole or not at all
+        archive: path of the archive; the extension tells a zip file from a tar file
+        members: pairs of a name in the archive, of a file or of a whole folder, and the path to extract it to; each
+            path appears completely or not at all
 
     Raises:
-        UserError: the archive is damaged, lacks a member, or holds paths that lead out of it, links or devices; there
-            is no room or no right to write. What had been unpacked by then is removed.
+        UserError: the archive is damaged, lacks a member, or contains links, devices or paths that lead out of it; or
+            there is no disk space or no write permission. Whatever was already extracted is removed.
     """
-    from tqdm import tqdm
-
-    beside = {member: f"{path}.unpacking" for member, path in members}
+    temporary = {member: f"{path}.unpacking" for member, path in members}
     try:
-        for path in beside.values():
-            _remove(path)  # of a run that was killed
-        bar = tqdm(_files(archive), desc=f"unpacking {os.path.basename(archive)}", unit=" files", leave=False)
-        for name, opened in bar:
-            for member, path in beside.items():
-                if name == member or name.startswith(member + "/"):
-                    if opened is None:
-                        raise _Refused(f"{name} is a link or a device")
-                    path += name[len(member) :]
-                    os.makedirs(os.path.dirname(path), exist_ok=True)
-                    with opened() as source, open(path, "wb") as file:
-                        shutil.copyfileobj(source, file)
+        _remove_all(temporary.values())  # left over from a killed run
+        _extract(archive, temporary)
         for member, path in members:
-            if not os.path.exists(beside[member]):
-                raise _Refused(f"it has no {member}")
-            os.replace(beside[member], path)
+            if not os.path.exists(temporary[member]):
+                raise _Rejected(f"it has no {member}")
+            os.replace(temporary[member], path)
     except OSError as error:
-        if error.errno is None:  # gzip's and bz2's way to say that a file is damaged
+        if error.errno is None:  # how gzip and bz2 report a damaged file
             raise _damaged(archive, error) from error
-        raise UserError(f"cannot unpack {archive} ({error.strerror}: {error.filename}); make room there") from error
-    except (_Refused, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"cannot unpack {archive} ({error.strerror}: {error.filename}); free some disk space"
+        ) from error
+    except (_Rejected, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise _damaged(archive, error) from error
     finally:
-        for path in beside.values():
-            _remove(path)
+        _remove_all(temporary.values())
 
 
 def _damaged(archive: str, error: Exception) -> UserError:
     reason = str(error).partition("\n")[0]
-    return UserError(f"{archive} is not the archive that it should be ({reason}); delete it and fetch it again")
+    return UserError(f"{archive} is not the expected archive ({reason}); delete it and download it again")
+
+
+def _extract(archive: str, targets: Mapping[str, str]) -> None:
+    """Write every file that is a key of `targets`, or lies in a folder that is one, to its target path."""
+    from tqdm import tqdm
+
+    for name, opener in tqdm(_files(archive), f"unpacking {os.path.basename(archive)}", unit=" files", leave=False):
+        for member, path in targets.items():
+            if name != member and not name.startswith(member + "/"):
+                continue
+            if opener is None:
+                raise _Rejected(f"{name} is a link or a device")
+            path += name[len(member) :]
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with opener() as source, open(path, "wb") as file:
+                shutil.copyfileobj(source, file)
 
 
 def _files(archive: str) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
-    """Name of each member that is no folder, and how to open it; None for what is no plain file."""
+    """Name of each member that is not a folder, and a function that opens it; None if it is not a regular file."""
     if archive.endswith(".zip"):
         with zipfile.ZipFile(archive) as file:
             for info in file.infolist():
-                name = _checked(info.filename)
+                name = _safe_name(info.filename)
                 if not info.is_dir():
-                    link = stat.S_ISLNK(info.external_attr >> 16)
-                    yield name, None if link else lambda: file.open(info)  # called before the loop goes on
+                    yield name, None if stat.S_ISLNK(info.external_attr >> 16) else partial(file.open, info)
     else:
         with tarfile.open(archive) as file:
             for info in file:
-                name = _checked(info.name)
+                name = _safe_name(info.name)
                 if not info.isdir():
-                    yield name, (lambda: file.extractfile(info)) if info.isfile() else None
-            while file.fileobj.read(CHUNK):  # a compressed file has its checksum at its end
+                    yield name, partial(file.extractfile, info) if info.isfile() else None
+            while file.fileobj.read(CHUNK):  # the checksum of a compressed file is at its end
                 pass
 
 
-def _checked(name: str) -> str:
-    """The name without "./" and the like; refused if it is absolute or climbs."""
+def _safe_name(name: str) -> str:
+    """The normalised name of a member; rejects absolute paths and those with ".." in them."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts or name[:1] in ("/", "\\") or name[1:2] == ":":
-        raise _Refused(f"{name} leads out of it")
+        raise _Rejected(f"{name} leads out of it")
     return "/".join(parts)
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+def _remove_all(paths: Iterable[str]) -> None:
+    for path in paths:
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)

@@ -1,4 +1,4 @@
-"""Caltech101: 100 kinds of objects (Fei-Fei et al., 2004); the background and one of its two face classes left out."""
+"""Caltech101: 100 object categories (Fei-Fei et al., 2004), without the background and one of its two face classes."""
 
 from .reader import FewShotDataset, register
 from .splits import Split, class_folders, divide_each

@@ -1,4 +1,4 @@
-"""CoOp's own caches: pickled lists of Dassl's Datum, read without running anything that a pickle could run."""
+"""CoOp's own few-shot caches: pickled lists of Dassl's Datum, read without executing code from the pickle."""
 
 import pickle
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ from promptbias.utils.errors import UserError
 
 
 class _Datum:
-    """Stands for dassl.data.datasets.base_dataset.Datum; the pickle fills in its attributes."""
+    """Replaces dassl.data.datasets.base_dataset.Datum; unpickling sets its attributes."""
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type:
         if module.split(".")[0] == "dassl" and name == "Datum":
             return _Datum
-        raise pickle.UnpicklingError(f"it names {module}.{name}, and only dassl's Datum is let in")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, and only dassl's Datum is allowed")
 
 
 def read_pickle(path: str, needed: Sequence[str] = ()) -> dict[str, list[tuple[str, int, str]]]:
     """Read `{"train": [Datum, ...], ...}` as lists of (absolute path, label, class name).
 
     Raises:
-        UserError: the file is damaged, lacks a set that is `needed`, or holds anything but Datum and plain containers.
+        UserError: the file is damaged, lacks a `needed` set, or contains anything but Datum and plain containers.
     """
     try:
         with open(path, "rb") as file:
@@ -32,8 +32,8 @@ def read_pickle(path: str, needed: Sequence[str] = ()) -> dict[str, list[tuple[s
         return {str(key): [_plain(datum) for datum in data] for key, data in sets.items()}
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(
-            f"{path} cannot be read as one of CoOp's caches ({error or type(error).__name__}); delete it, and the "
-            "images are drawn anew"
+            f"{path} is not a few-shot cache of CoOp ({error or type(error).__name__}); delete it to have the images "
+            "drawn again"
         ) from error
 
 

@@ -33,34 +33,34 @@ class Digits(FewShotDataset):
 def write_digits(folder: str) -> None:
     """Write `folder`/images/<class>/<number>.png, grey values 0 (paper) to 255 (ink).
 
-    The images appear whole or not at all; of several processes that write it at once, one wins and all find it.
+    The folder appears completely or not at all; if several processes write it at once, one wins and all use it.
 
     Raises:
-        UserError: scikit-learn is not installed, or the folder cannot be written.
+        UserError: scikit-learn is not installed, or the folder cannot be written to.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError("the dataset Digits is made from scikit-learn's; run `pip install scikit-learn`") from error
+        raise UserError("the dataset Digits comes with scikit-learn; run `pip install scikit-learn`") from error
     from PIL import Image
 
     digits = load_digits()
     print(f"Writing {len(digits.images):,} handwritten digits to {folder}")
     try:
         os.makedirs(folder, exist_ok=True)
-        beside = tempfile.mkdtemp(dir=folder, prefix=".images.")
+        temporary = tempfile.mkdtemp(dir=folder, prefix=".images.")
         try:
             for name in CLASS_NAMES:
-                os.mkdir(os.path.join(beside, name))
+                os.mkdir(os.path.join(temporary, name))
             for number, (image, label) in enumerate(zip(digits.images, digits.target)):
-                path = os.path.join(beside, CLASS_NAMES[label], f"{number:04}.png")
+                path = os.path.join(temporary, CLASS_NAMES[label], f"{number:04}.png")
                 Image.fromarray((image * (255 / 16)).round().astype("uint8")).save(path)
-            os.chmod(beside, 0o755)  # mkdtemp makes private folders
-            os.rename(beside, os.path.join(folder, "images"))
+            os.chmod(temporary, 0o755)  # mkdtemp makes private folders
+            os.rename(temporary, os.path.join(folder, "images"))
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process was first
+        if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process has written it first
             raise UserError(
-                f"cannot write the digits to {folder} ({error.strerror}); give another --root (DATA of the scripts)"
+                f"cannot write the digits to {folder} ({error.strerror}); choose another folder with --root (or DATA)"
             ) from error

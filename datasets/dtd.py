@@ -1,4 +1,4 @@
-"""DescribableTextures: 5,640 textures, 47 words for them (Cimpoi et al., 2014)."""
+"""DescribableTextures: 5,640 textures in 47 categories (Cimpoi et al., 2014)."""
 
 from .reader import FewShotDataset, register
 from .splits import Split, class_folders, divide_each

@@ -1,4 +1,4 @@
-"""EuroSAT: 27,000 satellite images of 64x64 pixels, 10 kinds of land use (Helber et al., 2019)."""
+"""EuroSAT: 27,000 satellite images of 64x64 pixels, 10 classes of land use (Helber et al., 2019)."""
 
 from .reader import FewShotDataset, register
 from .splits import Split, class_folders, divide_each

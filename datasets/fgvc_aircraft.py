@@ -1,4 +1,4 @@
-"""FGVCAircraft: 10,000 photos of 100 aircraft variants (Maji et al., 2013), divided by its authors."""
+"""FGVCAircraft: 10,000 photos of 100 aircraft variants (Maji et al., 2013), with its authors' split."""
 
 import os
 
@@ -16,7 +16,7 @@ class FGVCAircraft(FewShotDataset):
         return train, val, test
 
     def read_list(self, variants: list[str], part: str) -> list[Item]:
-        """A line is "<image> <variant>"; a variant may hold spaces and slashes."""
+        """A line is "<image> <variant>"; a variant may contain spaces and slashes."""
         items = []
         for line in text_lines(os.path.join(self.dataset_dir, f"images_variant_{part}.txt")):
             image, _, variant = line.partition(" ")

@@ -1,12 +1,12 @@
 """ImageFolder: a user's own images, one folder per class, directly under DATASET.ROOT.
 
-    ROOT/<class>/**/*.jpg               half of each class is for training, a fifth for validation, the rest for testing
-    ROOT/train/<class>/...              or divided by the user, in PARTS; val/ may be left out
+    ROOT/<class>/**/*.jpg               split here: per class 50 % for training, 20 % for validation, 30 % for testing
+    ROOT/train/<class>/...              or split by the user (folder names: PARTS); val/ is optional
     ROOT/val/<class>/...
     ROOT/test/<class>/...
 
-Any image with 8 bits per channel that Pillow reads, by one of EXTENSIONS; nothing in hidden folders. The class name in
-prompts is the folder's, made readable (`readable`). DATASET.TEMPLATE is the sentence around it.
+Reads every image with one of EXTENSIONS and 8 bits per channel, except in hidden folders. The class name in prompts is
+the folder's name made readable (`readable`), inserted into DATASET.TEMPLATE.
 """
 
 import os
@@ -23,11 +23,11 @@ PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
-}  # in any case
+}  # in upper or lower case
 
 
 def readable(folder: str) -> str:
-    """A folder's name as words: underscores and hyphens are spaces, CamelCase is taken apart, a number before it left out.
+    """A folder name as words: underscores and hyphens become spaces, CamelCase is split, a leading number is dropped.
 
     >>> readable("golden_retriever"), readable("SeaLake"), readable("F-16A"), readable("USFlag"), readable("McDonalds")
     ('golden retriever', 'Sea Lake', 'F 16A', 'US Flag', 'McDonalds')
@@ -51,8 +51,8 @@ class ImageFolder(FewShotDataset):
         for needed in ("train", "test"):
             if needed not in parts:
                 raise UserError(
-                    f"{self.image_dir} has {next(iter(parts.values()))}/ and no {needed}/ with class folders and no image "
-                    f"beside them; add it, or put the class folders directly into {self.image_dir} to have them divided"
+                    f"{self.image_dir} has {next(iter(parts.values()))}/ but no {needed}/ that has only class folders; "
+                    f"add it, or put the class folders directly into {self.image_dir} to have them split"
                 )
         names = self.class_names(os.path.join(self.image_dir, parts["train"]))
         train, val, test = (
@@ -62,7 +62,7 @@ class ImageFolder(FewShotDataset):
         return train, val, test
 
     def part(self, names: Sequence[str]) -> str | None:
-        """The folder of one of these names, if it holds folders and no image. (Otherwise it may be a class.)"""
+        """The folder with one of these names, if it contains only folders. (With images in it, it may be a class.)"""
         for name in _folders(self.image_dir):
             path = os.path.join(self.image_dir, name)
             if name.lower() in names and _folders(path) and not any(map(_is_image, os.listdir(path))):
@@ -70,39 +70,41 @@ class ImageFolder(FewShotDataset):
         return None
 
     def class_names(self, folder: str) -> dict[str, str]:
-        """Readable name of each class folder, in the order of the folders' names."""
+        """Readable name of each class folder, sorted by folder name."""
         names: dict[str, str] = {}
         for name in _folders(folder):
             other = next((other for other, read in names.items() if read == readable(name)), None)
             if other:
-                raise UserError(f'{folder}: "{other}" and "{name}" both read "{readable(name)}" in prompts; rename one')
+                raise UserError(f'{folder}: "{other}" and "{name}" are both "{readable(name)}" in prompts; rename one')
             if not readable(name):
-                raise UserError(f"{os.path.join(folder, name)} has no word in its name; name it as its class is called")
+                raise UserError(f"{os.path.join(folder, name)} has no word in its name; rename it after its class")
             names[name] = readable(name)
         if len(names) < 2:
             raise UserError(
-                f"{folder} holds {len(names)} class folder(s); DATASET.ROOT (--root) should hold one folder per class, "
-                "at least two, with that class's images"
+                f"{folder} has {len(names)} class folder(s); DATASET.ROOT (--root) must contain at least two, one per "
+                "class, with its images"
             )
         return names
 
     def classes(self, folder: str, names: dict[str, str]) -> list[list[Item]]:
-        """Images of each class in `folder`, sub-folders included; its class folders are those of `names`."""
+        """Images of each class in `folder`, including subfolders; its class folders must be those of `names`."""
         for name in _folders(folder):
             if name not in names:
-                raise UserError(f"{os.path.join(folder, name)} is a class that train/ does not have; add it there")
+                raise UserError(
+                    f"{os.path.join(folder, name)} is a class that is not in train/; add it there, or remove it"
+                )
         classes = []
-        for label, (name, words) in enumerate(names.items()):
+        for label, (name, classname) in enumerate(names.items()):
             path = os.path.join(folder, name)
             images = sorted(_images_below(path))
             if not images:
-                raise UserError(f"class folder {path} holds no image ({' '.join(EXTENSIONS)}); add some, or remove it")
-            classes.append([Item(image, label, words) for image in images])
+                raise UserError(f"class folder {path} has no images ({' '.join(EXTENSIONS)}); add some, or remove it")
+            classes.append([Item(image, label, classname) for image in images])
         return classes
 
 
 def _folders(folder: str) -> list[str]:
-    """Class folders: every folder but hidden ones and the few-shot cache."""
+    """Class folders: every folder except hidden ones and the few-shot cache."""
     return [
         name
         for name in listing(folder)
@@ -111,7 +113,7 @@ def _folders(folder: str) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Notebooks keep copies in .ipynb_checkpoints, disk stations thumbnails in @eaDir."""
+    """Jupyter keeps copies in .ipynb_checkpoints, Synology NAS thumbnails in @eaDir."""
     return name.startswith((".", "@"))
 
 

@@ -1,7 +1,7 @@
-"""ImageNet: 1,000 classes (Russakovsky et al., 2015), tested on its validation images as everybody does.
+"""ImageNet: 1,000 classes (Russakovsky et al., 2015), evaluated on its validation images as is common.
 
-The four variants of its test set, for domain generalisation, are in imagenetv2.py and imagenet_*.py; they have no
-training images, so that all of their images are given as both, and neither shots nor class halves apply.
+The four variants of its test set, for domain generalisation, are in imagenetv2.py and imagenet_*.py. They have no
+training images: all of their images serve as both sets, and NUM_SHOTS and SUBSAMPLE_CLASSES do not apply.
 """
 
 import os
@@ -18,11 +18,11 @@ from .splits import Item, Split, listing, text_lines
 class ImageNet(FewShotDataset):
     dataset_dir = "imagenet"
     split_file = "preprocessed.json"
-    same_names = True  # CLIP's names for it are not all different
+    same_names = True  # CLIP's class names for it are not unique
     test_is_val = True
 
     def split(self) -> Split:
-        """As kept by CoOp in preprocessed.pkl, if it is there."""
+        """The split that CoOp cached in preprocessed.pkl, if it exists."""
         path = os.path.join(self.dataset_dir, "preprocessed.pkl")
         if not os.path.exists(path):
             return super().split()
@@ -37,7 +37,7 @@ class ImageNet(FewShotDataset):
 
 
 class ImageNetVariant(FewShotDataset):
-    """A test set for models trained on ImageNet: folders of images named like ImageNet's."""
+    """A test set for models trained on ImageNet, in folders named after WordNet ids."""
 
     def __init__(self, cfg):
         self.locate(cfg)
@@ -51,13 +51,13 @@ class ImageNetVariant(FewShotDataset):
 
 
 def read_classnames(folder: str) -> dict[str, str]:
-    """classnames.txt, lines of "<WordNet folder> <class name>", in its order."""
+    """Class name by WordNet id, in the order of classnames.txt, whose lines are "<WordNet id> <class name>"."""
     rows = (line.partition(" ") for line in text_lines(os.path.join(folder, "classnames.txt")))
     return {wordnet: name for wordnet, _, name in rows}
 
 
 def labelled_folders(folder: str, names: dict[str, str]) -> list[Item]:
-    """The images in `folder`/<WordNet folder>/; labels count the folders that are there, in alphabetical order."""
+    """The images in `folder`/<WordNet id>/; labels number the existing folders in alphabetical order."""
     folders = [name for name in listing(folder) if os.path.isdir(os.path.join(folder, name))]
     return [item for label, wordnet in enumerate(folders) for item in images_in(folder, wordnet, label, names[wordnet])]
 
@@ -66,5 +66,5 @@ def images_in(folder: str, name: str, label: int, classname: str) -> list[Item]:
     path = os.path.join(folder, name)
     items = [Item(os.path.join(path, image), label, classname) for image in listing(path)]
     if not items:
-        raise UserError(f"class folder {path} holds no image; fetch the images again")
+        raise UserError(f"class folder {path} has no images; download them again")
     return items

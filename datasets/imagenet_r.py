@@ -1,4 +1,4 @@
-"""ImageNetR: 30,000 drawings, sculptures and the like of 200 of ImageNet's classes (Hendrycks et al., 2021)."""
+"""ImageNetR: 30,000 renditions (drawings, sculptures, ...) of 200 of ImageNet's classes (Hendrycks et al., 2021)."""
 
 from .imagenet import ImageNetVariant
 from .reader import register

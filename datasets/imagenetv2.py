@@ -17,6 +17,8 @@ class ImageNetV2(ImageNetVariant):
         names = read_classnames(self.dataset_dir).values()
         folders = len(listing(self.image_dir))
         if folders != len(names):
-            raise UserError(f"{self.image_dir} has {folders} folders for the {len(names)} classes of classnames.txt")
+            raise UserError(
+                f"{self.image_dir} has {folders} folders for the {len(names)} classes of classnames.txt; download both"
+            )
         items = [item for y, name in enumerate(names) for item in images_in(self.image_dir, str(y), y, name)]
         return items, [], items

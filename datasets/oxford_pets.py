@@ -1,4 +1,4 @@
-"""OxfordPets: 7,349 photos of cats and dogs, 37 breeds (Parkhi et al., 2012)."""
+"""OxfordPets: 7,349 photos of cats and dogs of 37 breeds (Parkhi et al., 2012)."""
 
 import os
 

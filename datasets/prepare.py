@@ -1,4 +1,4 @@
-"""`python -m datasets.prepare NAME`: fetch a dataset, unpack it where CoOp has it, and count what is there."""
+"""`python -m datasets.prepare NAME`: download a dataset, unpack it into CoOp's layout, and count its images."""
 
 import argparse
 import contextlib
@@ -6,28 +6,29 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
+from promptbias.utils.download import download
 from promptbias.utils.errors import UserError, cli, nearest
-from promptbias.utils.files import download
 
 from .archives import unpack
-from .sources import SOURCES, Fetch, Source
+from .fetches import PREPARE, Fetch, Source
+from .sources import SOURCES
 from .splits import DRAWN_BY
 
 
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m datasets.prepare", description=__doc__)
-    parser.add_argument("name", nargs="?", help="a dataset, by its name in --list")
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=PREPARE, description=__doc__)
+    parser.add_argument("name", nargs="?", help="a dataset of --list")
     parser.add_argument("--root", default=os.environ.get("DATA", "data"), help="data folder (default: $DATA, or data)")
-    parser.add_argument("--check", action="store_true", help="only verify what is there; writes nothing")
+    parser.add_argument("--check", action="store_true", help="only check what exists; writes nothing")
     parser.add_argument("--list", action="store_true", help="show every dataset with its state, size and licence")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     root = os.path.abspath(os.path.expanduser(args.root))
     if args.list:
         print(table(root))
     elif args.name is None:
-        parser.error("name a dataset, or --list them")
+        parser.error("give the name of a dataset, or --list")
     elif args.name not in SOURCES:
-        raise UserError(f'there is no dataset "{args.name}" ({nearest(args.name, SOURCES)})')
+        raise UserError(f'there is no dataset "{args.name}"; {nearest(args.name, SOURCES)}')
     elif args.check:
         check(args.name, root)
     else:
@@ -35,59 +36,59 @@ def main(words: list[str] | None = None) -> None:
 
 
 def table(root: str) -> str:
-    """All datasets: name, state under `root`, download size, licence, and what has to be fetched by hand."""
+    """All datasets as text: name, state under `root`, download size, licence and manual steps."""
     from tabulate import tabulate
 
     rows = []
     for name, source in SOURCES.items():
-        there = [is_there(os.path.join(root, result)) for fetch in source.fetches for result in fetch.results()]
-        state = "there" if all(there) else "partly there" if any(there) else "-"
-        rows.append((name, state, source.size, source.licence, source.by_hand))
-    headers = ("name", "state", "download, about", "licence", "to fetch by hand")
+        exists = [is_complete(os.path.join(root, result)) for fetch in source.fetches for result in fetch.results()]
+        state = "complete" if all(exists) else "partial" if any(exists) else "-"
+        rows.append((name, state, source.size, source.licence, source.manual_steps))
+    headers = ("name", "state", "download size", "licence", "manual steps")
     return tabulate(rows, headers, maxcolwidths=[None, None, None, 24, 60])
 
 
 def prepare(name: str, root: str) -> None:
-    """Fetch and unpack what is missing, as far as possible, then `check`.
+    """Download and unpack what is missing, as far as possible, then `check`.
 
     Raises:
-        UserError: something could not be fetched, or is not what it should be.
+        UserError: a download failed, or the result is not as expected.
     """
     failures = []
     for fetch in SOURCES[name].fetches:
         try:
             obtain(fetch, root)
-        except UserError as failure:  # does not keep the others from coming
+        except UserError as failure:  # the others are downloaded nevertheless
             print(f"failed   {failure}")
             failures.append(str(failure))
     check(name, root, failures)
 
 
 def obtain(fetch: Fetch, root: str) -> None:
-    """One step: have a file, unpack it, and delete an archive that was downloaded for it."""
-    missing = [to for to in fetch.results() if not is_there(os.path.join(root, to))]
+    """Download and unpack one file, and delete the archive unless the user has provided it."""
+    missing = [to for to in fetch.results() if not is_complete(os.path.join(root, to))]
     path = os.path.join(root, fetch.file)
     if missing and fetch.file in MADE_HERE:
         MADE_HERE[fetch.file](path)
     elif missing and (fetch.url or os.path.exists(path)):
-        with aside(path, drawn_here(path)):
-            by_hand = os.path.exists(path)
+        with temporarily_renamed(path, drawn_here(path)):
+            provided = os.path.exists(path)
             download(fetch.url, path, md5=fetch.md5)
         if fetch.unpack:
             members = [(member, os.path.join(root, to)) for member, to in fetch.unpack if to in missing]
-            with archive_inside(path, fetch.inside) as archive:
+            with nested_archive(path, fetch.inside) as archive:
                 unpack(archive, members)
-            if not by_hand:
+            if not provided:
                 os.remove(path)
 
 
-def is_there(path: str) -> bool:
-    """Whether a file or folder is there; a split that was drawn here is not CoOp's."""
+def is_complete(path: str) -> bool:
+    """Whether a file or folder exists; a split that was drawn here does not count, since it is not CoOp's."""
     return os.path.exists(path) and not drawn_here(path)
 
 
 def drawn_here(path: str) -> bool:
-    """Whether a file is a split that `reader` has drawn."""
+    """Whether a file is a split that `reader` drew."""
     if not (os.path.basename(path).startswith("split_zhou_") and os.path.isfile(path)):
         return False
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -95,21 +96,21 @@ def drawn_here(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def aside(path: str, really: bool) -> Iterator[None]:
-    """Have the file `path` out of the way, as `path`.drawn; it comes back if the block fails."""
-    if really:
+def temporarily_renamed(path: str, condition: bool) -> Iterator[None]:
+    """Rename the file `path` to `path`.drawn if `condition`; it is renamed back if the block fails."""
+    if condition:
         os.replace(path, path + ".drawn")
     try:
         yield
     except BaseException:
-        if really:
+        if condition:
             os.replace(path + ".drawn", path)
         raise
 
 
 @contextlib.contextmanager
-def archive_inside(path: str, member: str) -> Iterator[str]:
-    """The archive that is packed in another as `member`, while the block lasts; `path` itself if that is ""."""
+def nested_archive(path: str, member: str) -> Iterator[str]:
+    """Extract the archive `member` of another one for the duration of the block; `path` itself if `member` is ""."""
     if not member:
         yield path
         return
@@ -122,10 +123,10 @@ def archive_inside(path: str, member: str) -> Iterator[str]:
 
 
 def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
-    """Say what is there, then read the dataset as training does and compare its counts with CoOp's. Writes nothing.
+    """Print what exists, then read the dataset as training does and compare its counts with CoOp's. Writes nothing.
 
     Args:
-        failures: why something is missing, where that is known
+        failures: why something is missing, if known
 
     Raises:
         UserError: something is missing, or a count differs.
@@ -134,18 +135,16 @@ def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
     missing = []
     for result in (result for fetch in source.fetches for result in fetch.results()):
         path = os.path.join(root, result)
-        print(f"{'there' if is_there(path) else 'drawn' if os.path.exists(path) else 'missing':8} {path}")
-        if is_there(path):
+        print(f"{'exists' if is_complete(path) else 'drawn' if os.path.exists(path) else 'missing':8} {path}")
+        if is_complete(path):
             continue
         if os.path.basename(path).startswith("split_zhou_") and not failures:
-            print(
-                "         a split of the same sizes, drawn from the annotation files, takes its place; it is not CoOp's"
-            )
+            print("         replaced by a split of the same sizes drawn from the annotation files, which is not CoOp's")
         else:
             missing.append(path)
     if missing:
-        command = f"`python -m datasets.prepare {name} --root {root}` fetches it"
-        reasons = [reason for reason in (*failures[:1], source.by_hand) if reason] or [command]
+        command = f"run `{PREPARE} {name} --root {root}`"
+        reasons = [reason for reason in (*failures[:1], source.manual_steps) if reason] or [command]
         raise UserError(f"{name} lacks {', '.join(missing)}: {'; '.join(reasons)}")
 
     counts = count(source, root)
@@ -153,13 +152,13 @@ def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
         print(f"{found:8,} {kind} images")
         if found != expected:
             raise UserError(
-                f"{source.dataset} has {found:,} {kind} images in {os.path.join(root, source.folder)} where the "
-                f"benchmark has {expected:,}; delete its images and its split file, and fetch them again"
+                f"{source.dataset} has {found:,} {kind} images in {os.path.join(root, source.folder)}, but the "
+                f"benchmark has {expected:,}; delete its images and its split file, and download them again"
             )
 
 
 def count(source: Source, root: str) -> tuple[int, int, int]:
-    """Images in train_x, val and test, each of which is a file."""
+    """Number of images in train_x, val and test; each must exist."""
     from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
 
@@ -169,20 +168,20 @@ def count(source: Source, root: str) -> tuple[int, int, int]:
     cfg = get_cfg_default()
     cfg.DATASET.ROOT = root
     reader = DATASET_REGISTRY.get(source.dataset)
-    without_writing = type(source.dataset, (reader,), {"keep": lambda self, path, content: None})
-    dataset = without_writing(cfg)
+    read_only = type(source.dataset, (reader,), {"write_cache": lambda self, path, content: None})
+    dataset = read_only(cfg)
     return len(dataset.train_x), len(dataset.val or ()), len(dataset.test)
 
 
 def make_digits(images: str) -> None:
-
+    """Write the images of Digits."""
     from .digits import write_digits
 
     write_digits(os.path.dirname(images))
 
 
 def unpack_imagenet(images: str) -> None:
-    """Unpack `images`/{train,val} from the official archives, where somebody has put them into the dataset's folder."""
+    """Unpack one part of ImageNet (.../images/train or .../images/val) if the official archives are in its folder."""
     from torchvision.datasets import imagenet as official
 
     part = os.path.basename(images)
@@ -190,7 +189,7 @@ def unpack_imagenet(images: str) -> None:
     archives = [official.ARCHIVE_META[kind][0] for kind in ("devkit", part)]
     if not all(os.path.exists(os.path.join(folder, archive)) for archive in archives):
         return
-    print(f"Unpacking {archives[1]}; this takes long")
+    print(f"Unpacking {archives[1]}; this takes a long time")
     parse = {"train": official.parse_train_archive, "val": official.parse_val_archive}[part]
     try:
         official.parse_devkit_archive(folder)
@@ -198,10 +197,10 @@ def unpack_imagenet(images: str) -> None:
         parse(folder, folder=images + ".unpacking")
         os.rename(images + ".unpacking", images)
     except (RuntimeError, OSError) as error:
-        raise UserError(f"cannot unpack {archives[1]} in {folder}: {error}") from error
+        raise UserError(f"cannot unpack {archives[1]} in {folder} ({error}); download it again") from error
 
 
-# What no address gives: made from what is installed, or from what somebody has put there.
+# What has no address: made from an installed package, or from archives that the user provides.
 MADE_HERE: dict[str, Callable[[str], None]] = {
     "digits/images": make_digits,
     "imagenet/images/train": unpack_imagenet,

@@ -1,14 +1,14 @@
-"""What all datasets share: finding the files, split files, few-shot draws and their caches, checks.
+"""What all datasets share: locating the files, reading and writing splits, drawing and caching few-shot sets, checks.
 
-On disk everything is where CoOp has it, so a data folder that CoOp has used works as it is:
+The layout on disk is CoOp's, so that a data folder that CoOp has used works unchanged:
 
     $DATA/<dataset_dir>/<image_dir>/...                    images
     $DATA/<dataset_dir>/split_zhou_<Name>.json             train, val and test, as [path, label, class name]
-    $DATA/<dataset_dir>/split_fewshot/shot_16-seed_1.pkl   few-shot images that CoOp has drawn; used as they are
+    $DATA/<dataset_dir>/split_fewshot/shot_16-seed_1.pkl   few-shot images drawn by CoOp; used as they are
     $DATA/<dataset_dir>/split_fewshot/shot_16-seed_1.json  few-shot images drawn here
 
-The same seed draws the images that CoOp on Dassl draws from the same split file. A split that has to be made is drawn
-with one fixed seed, whatever the seed of the run, so that runs that start together agree on it.
+A seed draws the same images as CoOp on Dassl from the same split file. A missing split is drawn with one fixed seed,
+regardless of the seed of the run, so that runs that start at the same time agree on it.
 """
 
 import hashlib
@@ -21,13 +21,14 @@ from dassl.config import cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 
 from .coop_pickle import read_pickle
-from .sources import Fetch, Source, source_of
-from .splits import DRAWN_BY, Item, Split, seeded, subsample_classes
+from .fetches import PREPARE, Fetch, Source
+from .sources import source_of
+from .splits import DRAWN_BY, Item, Split, check_split, seeded, subsample_classes
 
-SPLIT_SEED = 1  # the seed that the family's scripts run first, hence the one that CoOp makes its splits with
+SPLIT_SEED = 1  # the seed that the family's scripts run first, hence the one with which CoOp draws its splits
 
 for _key, _default in {"SUBSAMPLE_CLASSES": "all", "TEMPLATE": ""}.items():
     if _key not in cfg_default.DATASET:
@@ -35,7 +36,7 @@ for _key, _default in {"SUBSAMPLE_CLASSES": "all", "TEMPLATE": ""}.items():
 
 
 def register(dataset: type) -> type:
-    """Enter a dataset into Dassl's registry; one that already goes by that name stays."""
+    """Register a dataset in Dassl's registry, unless its name is already taken."""
     if dataset.__name__ not in DATASET_REGISTRY.registered_names():
         DATASET_REGISTRY.register(dataset)
     return dataset
@@ -44,19 +45,19 @@ def register(dataset: type) -> type:
 class FewShotDataset(DatasetBase):
     """Images with a train/val/test split, from which few-shot sets are drawn.
 
-    A subclass names its folders and implements `read_data`. The config says the rest: DATASET.ROOT, DATASET.NUM_SHOTS
-    (images per class for training, and at most 4 for validation; -1 for all), DATASET.SUBSAMPLE_CLASSES ("all", "base",
-    "new") and SEED.
+    A subclass names its folders and implements `read_data`. The config provides the rest: DATASET.ROOT,
+    DATASET.NUM_SHOTS (images per class for training, and at most 4 for validation; -1 for all),
+    DATASET.SUBSAMPLE_CLASSES ("all", "base" or "new") and SEED.
 
     Attributes:
         dataset_dir: folder of the dataset, under DATASET.ROOT; absolute in an instance
-        image_dir: folder in it that the paths in the split file start from; absolute in an instance
-        split_file: name of the file that keeps the split; "" where the annotation itself says it
-        same_names: whether two classes may go by the same name
-        test_is_val: whether the test set is validated on, where there is no validation set
+        image_dir: folder in it that the paths in the split file are relative to; absolute in an instance
+        split_file: name of the file with the split; "" if the annotation files define it
+        same_names: whether two classes may share a name
+        test_is_val: whether the test set also serves as the validation set
 
     Raises:
-        UserError: files that are missing, empty or contradict each other; shots or class group that do not exist.
+        UserError: missing, empty or contradictory files; invalid shots or class group.
     """
 
     dataset_dir = ""
@@ -79,7 +80,7 @@ class FewShotDataset(DatasetBase):
         super().__init__(train_x=train, val=test if self.test_is_val else val, test=test)
 
     def locate(self, cfg) -> None:
-        """Make the folders absolute, and sure that the images are there."""
+        """Make the folders absolute and check that the images exist."""
         self.dataset_dir = os.path.abspath(os.path.join(os.path.expanduser(cfg.DATASET.ROOT), self.dataset_dir))
         self.image_dir = os.path.abspath(os.path.join(self.dataset_dir, self.image_dir))
         self.find_images()
@@ -89,13 +90,13 @@ class FewShotDataset(DatasetBase):
             raise self.missing(self.image_dir)
 
     def read_data(self) -> Split:
-        """Train, val and test as the annotation has them, or drawn from `random`; called where no split file is."""
+        """Train, val and test from the annotation files, or drawn with `random`; called if there is no split file."""
         raise NotImplementedError
 
     # ---- the split
 
     def split(self) -> Split:
-        """Train, val and test: from the split file, which is written if it was not there."""
+        """Train, val and test from the split file, which is written if it does not exist."""
         path = os.path.join(self.dataset_dir, self.split_file)
         kept = self.split_file and os.path.exists(path)
         if kept:
@@ -105,31 +106,31 @@ class FewShotDataset(DatasetBase):
                 train, val, test = self.read_annotation()
         self.check_classes(train, test)
         if self.split_file and not kept:
-            self.say_that_it_is_drawn()
+            self.warn_about_drawn_split()
             sets = {"train": train, "val": val, "test": test}
-            self.keep(
+            self.write_cache(
                 path, {DRAWN_BY: "promptbias", **{key: _rows(items, self.image_dir) for key, items in sets.items()}}
             )
         return train, val, test
 
-    def say_that_it_is_drawn(self) -> None:
-        """A line on stderr where CoOp has a split file, which was not there."""
+    def warn_about_drawn_split(self) -> None:
+        """Print a line on stderr if CoOp has a split file for this dataset, which was not found."""
         name, source = source_of(type(self).__name__) or ("", None)
         if source and self.split_fetch(source):
             print(
-                f"{self.split_file} was not there: a split of the same sizes is drawn, which is not CoOp's; `python -m "
-                f"datasets.prepare {name} --root {os.path.dirname(self.dataset_dir)}` fetches CoOp's",
+                f"{self.split_file} does not exist: a split of the same sizes is drawn, which is not CoOp's; "
+                f"`{PREPARE} {name} --root {os.path.dirname(self.dataset_dir)}` downloads CoOp's",
                 file=sys.stderr,
             )
 
     def split_fetch(self, source: Source) -> Fetch | None:
-        """Where CoOp's split file comes from, if it has one."""
+        """The download of CoOp's split file, if there is one."""
         return next(
             (fetch for fetch in source.fetches if self.split_file and fetch.file.endswith(self.split_file)), None
         )
 
     def read_annotation(self) -> Split:
-        """`read_data`, whose failures become one sentence."""
+        """`read_data`, with its failures as UserError."""
         try:
             return self.read_data()
         except FileNotFoundError as error:
@@ -137,11 +138,11 @@ class FewShotDataset(DatasetBase):
         except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
             raise UserError(
                 f"the annotation files of {type(self).__name__} in {self.dataset_dir} are not as published "
-                f"({type(error).__name__}: {error}); fetch them again"
+                f"({type(error).__name__}: {error}); download them again"
             ) from error
 
     def read_split(self, path: str) -> Split:
-        """A split file in CoOp's format."""
+        """Read a split file in CoOp's format."""
         print(f"Split: {path}")
         try:
             with open(path, encoding="utf-8") as file:
@@ -149,8 +150,8 @@ class FewShotDataset(DatasetBase):
             train, val, test = (_items(sets[key], self.image_dir) for key in ("train", "val", "test"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} cannot be read as a split ({type(error).__name__}: {error}); delete it to have a split made, "
-                "or fetch it again"
+                f"{path} is not a split file ({type(error).__name__}: {error}); delete it to have a split drawn, or "
+                "download it again"
             ) from error
         return train, val, test
 
@@ -159,7 +160,7 @@ class FewShotDataset(DatasetBase):
     def few_shot(self, train: list[Item], val: list[Item], shots: int, seed: int) -> tuple[list[Item], list[Item]]:
         """`shots` images of each class for training and at most 4 for validation: CoOp's cache, ours, or a new draw.
 
-        Ours remembers the split that it was drawn from and is drawn anew when that has changed; CoOp's cannot.
+        Our cache stores a hash of the split that it was drawn from and is redrawn if the split changes; CoOp's is not.
         """
         stem = os.path.join(self.dataset_dir, "split_fewshot", f"shot_{shots}-seed_{seed}")
         if os.path.exists(stem + ".pkl"):
@@ -168,7 +169,7 @@ class FewShotDataset(DatasetBase):
             return sets["train"], sets.get("val", val)
 
         drawn_from = hashlib.sha256(json.dumps([_rows(s, self.dataset_dir) for s in (train, val)]).encode()).hexdigest()
-        kept = _read_kept(stem + ".json", drawn_from, self.dataset_dir)
+        kept = _read_cached(stem + ".json", drawn_from, self.dataset_dir)
         if kept:
             print(f"Few-shot images: {stem}.json")
             return kept
@@ -176,13 +177,13 @@ class FewShotDataset(DatasetBase):
             train = self.generate_fewshot_dataset(train, num_shots=shots)
             val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
         rows = {key: _rows(items, self.dataset_dir) for key, items in (("train", train), ("val", val))}
-        self.keep(stem + ".json", {"drawn_from": drawn_from, **rows})
+        self.write_cache(stem + ".json", {"drawn_from": drawn_from, **rows})
         return train, val
 
     def read_coop(self, path: str, *needed: str) -> dict[str, list[Item]]:
-        """A cache of CoOp's as {"train": [Item, ...], ...}, its paths moved to where the dataset is now.
+        """A cache of CoOp's as {"train": [Item, ...], ...}, with its paths relocated to this dataset folder.
 
-        CoOp stores absolute paths, which may be those of another machine: what comes after the dataset's folder counts.
+        CoOp stores absolute paths, possibly of another machine: only the part after the dataset's folder is used.
         """
         folder = os.path.basename(self.dataset_dir)
         sets = {}
@@ -191,85 +192,58 @@ class FewShotDataset(DatasetBase):
             for impath, label, classname in rows:
                 _, found, rest = impath.replace("\\", "/").rpartition(f"/{folder}/")
                 if not found:
-                    raise UserError(f'{path} names {impath}, which is in no folder "{folder}"; delete it to draw anew')
+                    raise UserError(f'{path} lists {impath}, which is not in a folder "{folder}"; delete it to redraw')
                 sets[key].append(Item(os.path.join(self.dataset_dir, rest), label, classname))
         return sets
 
-    def keep(self, path: str, content: dict) -> None:
-        """Write a cache; a data folder that cannot be written to is no reason to stop."""
+    def write_cache(self, path: str, content: dict) -> None:
+        """Write a cache, if the data folder is writable."""
         try:
-            with writing(path) as file:
+            with atomic_write(path) as file:
                 file.write(json.dumps(content))
             print(f"Wrote {path}")
         except (UserError, OSError):
-            print(f"Cannot write {path}; going on without it, it will be drawn the same next time")
+            print(f"Cannot write {path}; continuing without it, the next run draws the same images")
 
     # ---- checks
 
     def missing(self, path: str) -> UserError:
-        """What to say where a file or folder of the dataset is not there."""
+        """The error for a file or folder of the dataset that does not exist."""
         name = type(self).__name__
         root = os.path.dirname(self.dataset_dir)
-        message = f"{name} is not complete: looked for {path}, which is not there"
+        message = f"{name} is incomplete: {path} does not exist"
         found = source_of(name)
         if not found:
-            return UserError(f"{message}; DATASET.ROOT (--root; DATA of the scripts) says where to look")
+            return UserError(f"{message}; set DATASET.ROOT (--root, or DATA for the scripts) to the data folder")
         short, source = found
         address, where = source.fetches[0].url or source.page, source.layout
         split = self.split_fetch(source)
-        if (
-            split and path != self.image_dir and os.path.isdir(self.image_dir)
-        ):  # an annotation, instead of which a split will do
-            address, where = split.url, split.file
+        if split and path != self.image_dir and os.path.isdir(self.image_dir):
+            address, where = split.url, split.file  # an annotation file is missing, and a split file replaces it
         return UserError(
-            f"{message}; run `python -m datasets.prepare {short} --root {root}`, or take it from {address} and put it "
-            f"where CoOp does ({os.path.join(root, where)}); the dataset `digits` needs nothing"
+            f"{message}; run `{PREPARE} {short} --root {root}`, or download it from {address} to "
+            f"{os.path.join(root, where)}; the dataset `digits` needs no download"
         )
 
     def check_classes(self, train: Sequence[Item], test: Sequence[Item]) -> None:
-        """Every class has training and test images and one name of its own, and no image is in both sets."""
-        where = f"{type(self).__name__} in {self.dataset_dir}"
-        names = {}
-        for item in (*train, *test):
-            if names.setdefault(item.label, item.classname) != item.classname:
-                raise UserError(
-                    f'{where}: class {item.label} is called both "{names[item.label]}" and "{item.classname}" '
-                    f"({item.impath}); correct its split file"
-                )
-        if not names:
+        """Raises UserError unless there are images and the split passes `check_split`."""
+        if not (train or test):
             raise self.missing(os.path.join(self.image_dir, "*"))
-        for items, kind in ((train, "training"), (test, "test")):
-            lacking = sorted(set(range(max(names) + 1)) - {item.label for item in items})
-            if lacking:
-                name = names.get(lacking[0], lacking[0])
-                raise UserError(
-                    f'{where}: class "{name}" has no {kind} image; add images and delete the split file, or correct it'
-                )
-        if not self.same_names and len(set(names.values())) < len(names):
-            first = {}
-            for label, name in sorted(names.items()):
-                if first.setdefault(name, label) != label:
-                    raise UserError(f'{where}: classes {first[name]} and {label} are both called "{name}"; rename one')
-        both = {item.impath for item in train}.intersection(item.impath for item in test)
-        if both:
-            raise UserError(
-                f"{where}: {min(both)} is both a training and a test image; a few-shot cache of another split, "
-                "perhaps: delete it"
-            )
+        check_split(train, test, f"{type(self).__name__} in {self.dataset_dir}", self.same_names)
 
     def data(self, items: Sequence[Item]) -> list[Datum]:
-        """Items as Dassl wants them; each must be a file."""
+        """Items as Dassl's Datum; each must be an existing file."""
         gone = next((item for item in items if not os.path.isfile(item.impath)), None)
         if gone:
             raise UserError(
-                f"{type(self).__name__}: {gone.impath} is named in the split and is not there; fetch the images again, "
-                f"or delete the split file and split_fewshot/ in {self.dataset_dir} to have new ones made"
+                f"{type(self).__name__}: {gone.impath} is in the split but does not exist; download the images again, "
+                f"or delete the split file and split_fewshot/ in {self.dataset_dir} to have them redrawn"
             )
         return [Datum(impath=item.impath, label=item.label, classname=item.classname) for item in items]
 
 
 def _rows(items: Sequence[Item], folder: str) -> list[tuple[str, int, str]]:
-    """Items with paths relative to `folder`, as a JSON file keeps them."""
+    """Items with paths relative to `folder`, as stored in JSON files."""
     skip = len(folder) + 1
     return [(item.impath[skip:].replace(os.sep, "/"), item.label, item.classname) for item in items]
 
@@ -278,8 +252,8 @@ def _items(rows: Sequence[Sequence], folder: str) -> list[Item]:
     return [Item(os.path.join(folder, path), int(label), str(name)) for path, label, name in rows]
 
 
-def _read_kept(path: str, drawn_from: str, folder: str) -> tuple[list[Item], list[Item]] | None:
-    """Few-shot images kept earlier; None if there are none, from this split, in one piece."""
+def _read_cached(path: str, drawn_from: str, folder: str) -> tuple[list[Item], list[Item]] | None:
+    """Few-shot images cached earlier; None if there are none, if they are damaged or if the split has changed."""
     try:
         with open(path, encoding="utf-8") as file:
             kept = json.load(file)

@@ -1,68 +1,11 @@
-"""Where each dataset comes from: official addresses, checksums, licences, sizes, and the counts of CoOp's splits.
+"""Where each dataset comes from: addresses, checksums, licences, sizes, and the image counts of CoOp's splits.
 
-The addresses are those of CoOp's DATASETS.md; where one no longer answers, the one that torchvision or the authors use
-now. Checksums are torchvision's where it has them. Nothing here imports more than the standard library.
+The addresses are those of CoOp's DATASETS.md or, where one no longer answers, the one that torchvision or the authors
+use now. Checksums are torchvision's if it has them.
 """
 
-from typing import NamedTuple
-
-
-class Fetch(NamedTuple):
-    """One file to have. Paths are relative to the data root.
-
-    Attributes:
-        url: address; "" where somebody has to put the file there
-        file: where it is put
-        md5: its checksum; "" where none is published
-        unpack: pairs of a member of this archive (a file, or a folder with all in it) and what becomes of it
-        inside: the member that is the archive meant by `unpack`, where one is packed in another
-    """
-
-    url: str
-    file: str
-    md5: str = ""
-    unpack: tuple[tuple[str, str], ...] = ()
-    inside: str = ""
-
-    def results(self) -> list[str]:
-        """What must be there in the end."""
-        return [to for _, to in self.unpack] or [self.file]
-
-
-class Source(NamedTuple):
-    """One dataset.
-
-    Attributes:
-        dataset: its name in Dassl's registry (DATASET.NAME)
-        folder: its folder under the data root
-        layout: where the images stand, relative to the data root
-        page: its home page
-        licence: in brief, as its authors state it
-        size: of what is downloaded, about
-        counts: images in train_x, val and test, with CoOp's split
-        fetches: in the order in which they are needed
-        by_hand: what no public address gives and what to do; "" where everything can be downloaded
-    """
-
-    dataset: str
-    folder: str
-    layout: str
-    page: str
-    licence: str
-    size: str
-    counts: tuple[int, int, int]
-    fetches: tuple[Fetch, ...]
-    by_hand: str = ""
-
-
-def _drive(key: str, path: str) -> Fetch:
-    """A file that CoOp's authors keep on Google Drive."""
-    return Fetch(f"https://drive.google.com/uc?id={key}", path)
-
-
-def _classnames(folder: str) -> Fetch:
-    return _drive("1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF", f"{folder}/classnames.txt")
-
+from .fetches import Fetch, Source, google_drive
+from .imagenet_sources import IMAGENET, IMAGENET_VARIANTS
 
 _ROBOTS = "https://www.robots.ox.ac.uk/~vgg/data"
 _SUN = "vision.princeton.edu/projects/2010/SUN"
@@ -74,22 +17,11 @@ SOURCES: dict[str, Source] = {
         layout="digits/images/<class>/*.png",
         page="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
         licence="CC BY 4.0",
-        size="nothing",
+        size="none",
         counts=(898, 359, 540),
         fetches=(Fetch("", "digits/images"),),
     ),
-    "imagenet": Source(
-        dataset="ImageNet",
-        folder="imagenet",
-        layout="imagenet/images/{train,val}/<n01440764 ...>/*.JPEG",
-        page="https://image-net.org/download-images.php",
-        licence="non-commercial research, on registration",
-        size="145 GB",
-        counts=(1_281_167, 50_000, 50_000),
-        fetches=(Fetch("", "imagenet/images/train"), Fetch("", "imagenet/images/val"), _classnames("imagenet")),
-        by_hand="register at image-net.org and put ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
-        "ILSVRC2012_devkit_t12.tar.gz into imagenet/ (they are unpacked from there), or link images/{train,val}",
-    ),
+    "imagenet": IMAGENET,
     "caltech101": Source(
         dataset="Caltech101",
         folder="caltech-101",
@@ -106,7 +38,7 @@ SOURCES: dict[str, Source] = {
                 (("101_ObjectCategories", "caltech-101/101_ObjectCategories"),),
                 inside="caltech-101/101_ObjectCategories.tar.gz",
             ),
-            _drive("1hyarUivQE36mY6jSomru6Fjd-JzwcCzN", "caltech-101/split_zhou_Caltech101.json"),
+            google_drive("1hyarUivQE36mY6jSomru6Fjd-JzwcCzN", "caltech-101/split_zhou_Caltech101.json"),
         ),
     ),
     "oxford_pets": Source(
@@ -130,7 +62,7 @@ SOURCES: dict[str, Source] = {
                 "95a8c909bbe2e81eed6a22bccdf3f68f",
                 (("annotations", "oxford_pets/annotations"),),
             ),
-            _drive("1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs", "oxford_pets/split_zhou_OxfordPets.json"),
+            google_drive("1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs", "oxford_pets/split_zhou_OxfordPets.json"),
         ),
     ),
     "stanford_cars": Source(
@@ -154,10 +86,10 @@ SOURCES: dict[str, Source] = {
                 "4ce7ebf6a94d07f1952d94dd34c4d501",
                 (("cars_test", "stanford_cars/cars_test"),),
             ),
-            _drive("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT", "stanford_cars/split_zhou_StanfordCars.json"),
+            google_drive("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT", "stanford_cars/split_zhou_StanfordCars.json"),
         ),
-        by_hand="Stanford no longer serves the images: put cars_train.tgz and cars_test.tgz (or the folders of those "
-        "names) of a copy into stanford_cars/",
+        manual_steps="Stanford no longer serves the images; put cars_train.tgz and cars_test.tgz (or folders of the "
+        "same names) from a copy into stanford_cars/",
     ),
     "oxford_flowers": Source(
         dataset="OxfordFlowers",
@@ -179,8 +111,8 @@ SOURCES: dict[str, Source] = {
                 "oxford_flowers/imagelabels.mat",
                 "e0620be6f572b9609742df49c70aed4d",
             ),
-            _drive("1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0", "oxford_flowers/cat_to_name.json"),
-            _drive("1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT", "oxford_flowers/split_zhou_OxfordFlowers.json"),
+            google_drive("1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0", "oxford_flowers/cat_to_name.json"),
+            google_drive("1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT", "oxford_flowers/split_zhou_OxfordFlowers.json"),
         ),
     ),
     "food101": Source(
@@ -198,7 +130,7 @@ SOURCES: dict[str, Source] = {
                 "85eeb15f3717b99a5da872d97d918f87",
                 (("food-101/images", "food-101/images"),),
             ),
-            _drive("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl", "food-101/split_zhou_Food101.json"),
+            google_drive("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl", "food-101/split_zhou_Food101.json"),
         ),
     ),
     "fgvc_aircraft": Source(
@@ -242,7 +174,7 @@ SOURCES: dict[str, Source] = {
                 "8ca2778205c41d23104230ba66911c7a",
                 (("SUN397", "sun397/SUN397"),),
             ),
-            _drive("1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq", "sun397/split_zhou_SUN397.json"),
+            google_drive("1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq", "sun397/split_zhou_SUN397.json"),
         ),
     ),
     "dtd": Source(
@@ -260,7 +192,7 @@ SOURCES: dict[str, Source] = {
                 "fff73e5086ae6bdbea199a49dfb8a4c1",
                 (("dtd/images", "dtd/images"),),
             ),
-            _drive("1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x", "dtd/split_zhou_DescribableTextures.json"),
+            google_drive("1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x", "dtd/split_zhou_DescribableTextures.json"),
         ),
     ),
     "eurosat": Source(
@@ -279,7 +211,7 @@ SOURCES: dict[str, Source] = {
                 "c8fa014336c82ac7804f0398fcb19387",
                 (("2750", "eurosat/2750"),),
             ),
-            _drive("1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o", "eurosat/split_zhou_EuroSAT.json"),
+            google_drive("1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o", "eurosat/split_zhou_EuroSAT.json"),
         ),
     ),
     "ucf101": Source(
@@ -291,88 +223,16 @@ SOURCES: dict[str, Source] = {
         size="not stated",
         counts=(7_639, 1_898, 3_783),
         fetches=(
-            _drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O", "ucf101/UCF-101-midframes.zip")._replace(
+            google_drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O", "ucf101/UCF-101-midframes.zip")._replace(
                 unpack=(("UCF-101-midframes", "ucf101/UCF-101-midframes"),)
             ),
-            _drive("1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y", "ucf101/split_zhou_UCF101.json"),
+            google_drive("1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y", "ucf101/split_zhou_UCF101.json"),
         ),
     ),
-    "imagenetv2": Source(
-        dataset="ImageNetV2",
-        folder="imagenetv2",
-        layout="imagenetv2/imagenetv2-matched-frequency-format-val/<0 ... 999>/*.jpeg",
-        page="https://github.com/modestyachts/ImageNetV2",
-        licence="MIT",
-        size="1.3 GB",
-        counts=(10_000, 0, 10_000),
-        fetches=(
-            Fetch(
-                "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
-                "imagenetv2/imagenetv2-matched-frequency.tar.gz",
-                unpack=(
-                    (
-                        "imagenetv2-matched-frequency-format-val",
-                        "imagenetv2/imagenetv2-matched-frequency-format-val",
-                    ),
-                ),
-            ),
-            _classnames("imagenetv2"),
-        ),
-    ),
-    "imagenet_sketch": Source(
-        dataset="ImageNetSketch",
-        folder="imagenet-sketch",
-        layout="imagenet-sketch/images/<n01440764 ...>/*.JPEG",
-        page="https://github.com/HaohanWang/ImageNet-Sketch",
-        licence="MIT",
-        size="8 GB",
-        counts=(50_889, 0, 50_889),
-        fetches=(
-            _drive("1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA", "imagenet-sketch/ImageNet-Sketch.zip")._replace(
-                unpack=(("sketch", "imagenet-sketch/images"),)
-            ),
-            _classnames("imagenet-sketch"),
-        ),
-    ),
-    "imagenet_a": Source(
-        dataset="ImageNetA",
-        folder="imagenet-adversarial",
-        layout="imagenet-adversarial/imagenet-a/<n01498041 ...>/*.jpg",
-        page="https://github.com/hendrycks/natural-adv-examples",
-        licence="MIT",
-        size="690 MB",
-        counts=(7_500, 0, 7_500),
-        fetches=(
-            Fetch(
-                "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
-                "imagenet-adversarial/imagenet-a.tar",
-                "c3e55429088dc681f30d81f4726b6595",
-                (("imagenet-a", "imagenet-adversarial/imagenet-a"),),
-            ),
-            _classnames("imagenet-adversarial"),
-        ),
-    ),
-    "imagenet_r": Source(
-        dataset="ImageNetR",
-        folder="imagenet-rendition",
-        layout="imagenet-rendition/imagenet-r/<n01443537 ...>/*.jpg",
-        page="https://github.com/hendrycks/imagenet-r",
-        licence="MIT",
-        size="2.2 GB",
-        counts=(30_000, 0, 30_000),
-        fetches=(
-            Fetch(
-                "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
-                "imagenet-rendition/imagenet-r.tar",
-                "a61312130a589d0ca1a8fca1f2bd3337",
-                (("imagenet-r", "imagenet-rendition/imagenet-r"),),
-            ),
-            _classnames("imagenet-rendition"),
-        ),
-    ),
+    **IMAGENET_VARIANTS,
 }
 
 
 def source_of(dataset: str) -> tuple[str, Source] | None:
-    """(short name, source) of a dataset by its name in Dassl's registry; None where it is not one of ours."""
+    """(short name, source) of a dataset by its name in Dassl's registry; None if it is not one of SOURCES."""
     return next(((name, source) for name, source in SOURCES.items() if source.dataset == dataset), None)

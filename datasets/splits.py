@@ -1,24 +1,23 @@
-"""How images are divided: into train, val and test, into shots, into base and new classes.
+"""How images are split: into train, val and test, and into base and new classes; and the checks of a split.
 
-The draws are CoOp's, so that the same state of `random` gives the same images; lists that come from a folder are sorted
-first, because the order in which a file system lists its files differs between machines.
+The draws are CoOp's, so that the same state of `random` gives the same images. File listings are sorted first, because
+their order differs between machines.
 """
 
 import contextlib
 import math
 import os
 import random
-from typing import Any, NamedTuple
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from promptbias.utils.errors import UserError
 
-
-DRAWN_BY = "drawn_by"  # key of a split file that was made here, and not by CoOp
+DRAWN_BY = "drawn_by"  # key in a split file that was drawn here and is not CoOp's
 
 
 class Item(NamedTuple):
-    """One image: absolute path, class index from 0, class name. Dassl's Datum without its look at the disk."""
+    """One image: absolute path, class index from 0, class name. Dassl's Datum without its check for the file."""
 
     impath: str
     label: int
@@ -30,10 +29,10 @@ Split = tuple[list[Item], list[Item], list[Item]]
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from `random` as if `set_random_seed(seed)` had just run, and leave its state as it was found.
+    """Seed `random` for the block and restore its state afterwards.
 
-    So a set that is drawn and one that comes from a cache are the same and are followed by the same random numbers.
-    A negative seed means no fixed seed, as in Dassl.
+    So the random numbers that follow do not depend on whether a set was drawn or read from a cache. A negative seed
+    means unseeded, as in Dassl.
     """
     state = random.getstate()
     if seed >= 0:
@@ -46,7 +45,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def by_class(items: Sequence[Item]) -> dict[int, list[Item]]:
-    """Items by label, labels in the order in which they first appear."""
+    """Items by label, in order of first occurrence."""
     groups: dict[int, list[Item]] = {}
     for item in items:
         groups.setdefault(item.label, []).append(item)
@@ -54,23 +53,23 @@ def by_class(items: Sequence[Item]) -> dict[int, list[Item]]:
 
 
 def divide(images: list[Item]) -> Split:
-    """Half of one class for training, a fifth for validation, the rest for testing, in random order.
+    """Split one class at random: 50 % for training, 20 % for validation, 30 % for testing.
 
     Raises:
-        UserError: too few images to have one of each.
+        UserError: too few images for one of each.
     """
     random.shuffle(images)
     n_train, n_val = round(len(images) * 0.5), round(len(images) * 0.2)
     if not 0 < n_val < len(images) - n_train:
         raise UserError(
             f'class "{images[0].classname}" has {len(images)} image(s) in {os.path.dirname(images[0].impath)}, too few '
-            "for a train, a val and a test set; add images, or leave the class out"
+            "for a training, validation and test set; add images, or remove the class"
         )
     return images[:n_train], images[n_train : n_train + n_val], images[n_train + n_val :]
 
 
 def divide_each(classes: Sequence[list[Item]]) -> Split:
-    """`divide` for one class after the other."""
+    """`divide` every class in turn."""
     train, val, test = [], [], []
     for images in classes:
         for part, chosen in zip((train, val, test), divide(images)):
@@ -79,10 +78,10 @@ def divide_each(classes: Sequence[list[Item]]) -> Split:
 
 
 def hold_out(trainval: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """A fifth of each class for validation: (train, val).
+    """Hold out 20 % of each class for validation: (train, val).
 
     Raises:
-        UserError: a class with too few images to have one of each.
+        UserError: a class has too few images for one of each.
     """
     train, val = [], []
     for images in by_class(trainval).values():
@@ -90,7 +89,7 @@ def hold_out(trainval: Sequence[Item]) -> tuple[list[Item], list[Item]]:
         if n_val == 0:
             raise UserError(
                 f'class "{images[0].classname}" has {len(images)} training image(s) ({images[0].impath}), too few to '
-                "hold a fifth out for validation; add images, or put the benchmark's split file beside them"
+                "hold out 20 % for validation; add images, or download the benchmark's split file"
             )
         random.shuffle(images)
         val.extend(images[:n_val])
@@ -99,61 +98,105 @@ def hold_out(trainval: Sequence[Item]) -> tuple[list[Item], list[Item]]:
 
 
 def listing(folder: str) -> list[str]:
-    """Names in a folder, hidden ones left out, sorted."""
+    """Sorted names in a folder, without hidden ones."""
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def text_lines(path: str) -> list[str]:
-    """Lines of a text file without surrounding space, empty ones left out."""
+    """Stripped lines of a text file, without empty ones."""
     with open(path, encoding="utf-8") as file:
         return [line.strip() for line in file if line.strip()]
 
 
 def read_mat(path: str) -> dict[str, Any]:
-    """A MATLAB file; FileNotFoundError or ValueError where it cannot be read."""
+    """Read a MATLAB file; FileNotFoundError or ValueError if that fails."""
     from scipy.io import loadmat
 
     with open(path, "rb") as file:
         try:
             return loadmat(file)
-        except Exception as error:  # scipy's reader meets damage with errors of many kinds
-            raise ValueError(f"{path} is no MATLAB file: {error}") from error
+        except Exception as error:  # scipy raises errors of many kinds for a damaged file
+            raise ValueError(f"{path} is not a MATLAB file: {error}") from error
 
 
-def class_folders(folder: str, names: Mapping[str, str] = {}, ignored: Sequence[str] = ()) -> list[list[Item]]:
-    """The images of each class of `folder/<class>/<image>`; `names` gives a class a better name than its folder's.
+def class_folders(folder: str, names: Mapping[str, str] | None = None, ignored: Sequence[str] = ()) -> list[list[Item]]:
+    """The images of each class of `folder/<class>/<image>`; `names` overrides the folder's name as class name.
 
     Raises:
-        UserError: a class folder without an image.
+        UserError: a class folder has no images.
     """
     folders = [name for name in listing(folder) if name not in ignored and os.path.isdir(os.path.join(folder, name))]
     classes = []
     for label, name in enumerate(folders):
         path = os.path.join(folder, name)
-        classes.append([Item(os.path.join(path, image), label, names.get(name, name)) for image in listing(path)])
+        classes.append(
+            [Item(os.path.join(path, image), label, (names or {}).get(name, name)) for image in listing(path)]
+        )
         if not classes[-1]:
-            raise UserError(f"class folder {path} holds no image; add images, or remove the folder")
+            raise UserError(f"class folder {path} has no images; add some, or remove the folder")
     return classes
 
 
 def subsample_classes(*sets: Sequence[Item], subsample: str) -> tuple[list[Item], ...]:
-    """The "base" classes (first half of the labels of the first set, rounded up), the "new" ones (the rest), or "all".
+    """Keep "base" classes (the first half of the labels of the first set, rounded up), "new" ones (the rest), or "all".
 
-    Labels of the chosen classes count from 0 again.
+    The labels of the chosen classes are renumbered from 0.
 
     Raises:
-        UserError: `subsample` is none of the three, or there is no such class.
+        UserError: `subsample` is not one of the three, or no class is left.
     """
     if subsample not in ("all", "base", "new"):
-        raise UserError(f'DATASET.SUBSAMPLE_CLASSES is "{subsample}"; it is "all", "base" or "new"')
+        raise UserError(f'DATASET.SUBSAMPLE_CLASSES is "{subsample}"; it must be "all", "base" or "new"')
     labels = sorted({item.label for item in sets[0]})
     half = math.ceil(len(labels) / 2)
     chosen = {"all": labels, "base": labels[:half], "new": labels[half:]}[subsample]
     if not chosen:
-        raise UserError(f'there is no "{subsample}" class among {len(labels)}; set DATASET.SUBSAMPLE_CLASSES to "all"')
+        raise UserError(f'no "{subsample}" classes are left of {len(labels)}; set DATASET.SUBSAMPLE_CLASSES to "all"')
     if subsample == "all":
         return tuple(list(items) for items in sets)
     relabelled = {label: new for new, label in enumerate(chosen)}
     return tuple(
         [item._replace(label=relabelled[item.label]) for item in items if item.label in relabelled] for items in sets
     )
+
+
+def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_names: bool = False) -> None:
+    """Check that every class has training and test images and a unique name, and that no image is in both sets.
+
+    Args:
+        where: the dataset and its folder, for the message
+        same_names: whether classes may share a name
+
+    Raises:
+        UserError: one of these does not hold.
+    """
+    names = _class_names((*train, *test), where)
+    for items, kind in ((train, "training"), (test, "test")):
+        lacking = sorted(set(range(max(names) + 1)) - {item.label for item in items})
+        if lacking:
+            name = names.get(lacking[0], lacking[0])
+            raise UserError(
+                f'{where}: class "{name}" has no {kind} images; add images and delete the split file, or correct it'
+            )
+    first: dict[str, int] = {}
+    for label, name in sorted(names.items()):
+        if first.setdefault(name, label) != label and not same_names:
+            raise UserError(f'{where}: classes {first[name]} and {label} are both called "{name}"; rename one')
+    both = {item.impath for item in train}.intersection(item.impath for item in test)
+    if both:
+        raise UserError(
+            f"{where}: {min(both)} is both a training and a test image; if a few-shot cache belongs to another split, "
+            "delete it"
+        )
+
+
+def _class_names(items: Sequence[Item], where: str) -> dict[int, str]:
+    """Name of each label; UserError if a label has two."""
+    names: dict[int, str] = {}
+    for item in items:
+        if names.setdefault(item.label, item.classname) != item.classname:
+            raise UserError(
+                f'{where}: class {item.label} is called both "{names[item.label]}" and "{item.classname}" '
+                f"({item.impath}); correct its split file"
+            )
+    return names

@@ -1,4 +1,4 @@
-"""SUN397: 397 kinds of scenes (Xiao et al., 2010), the first of its authors' ten partitions."""
+"""SUN397: 397 scene categories (Xiao et al., 2010), first of its authors' ten partitions."""
 
 import os
 
@@ -18,7 +18,7 @@ class SUN397(FewShotDataset):
         return train, val, self.read_list(scenes, "Testing_01.txt")
 
     def read_list(self, scenes: list[str], name: str) -> list[Item]:
-        """A line "/c/cathedral/indoor/sun_x.jpg" is of class "indoor cathedral": no initial, words turned round."""
+        """A line "/c/cathedral/indoor/sun_x.jpg" is of class "indoor cathedral": no letter, reverse order."""
         labels = {scene: label for label, scene in enumerate(scenes)}
         items = []
         for line in text_lines(os.path.join(self.dataset_dir, name)):

@@ -1,4 +1,4 @@
-"""UCF101: the middle frames of 13,320 videos of 101 actions (Soomro et al., 2012), the first of its partitions."""
+"""UCF101: the middle frames of 13,320 videos of 101 actions (Soomro et al., 2012), first of its three partitions."""
 
 import os
 import re

@@ -12,6 +12,10 @@ import torch
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+from promptbias.dassl_host import provide_dassl  # noqa: E402  ROOT must be on the path
+
+provide_dassl()
+
 # KEY VALUE words for a CLIP of three blocks.
 THREE_BLOCKS = [
     word
@@ -23,7 +27,6 @@ THREE_BLOCKS = [
     )
     for word in (f"TRAINER.{key}", "3")
 ]
-
 
 
 def pytest_configure(config):

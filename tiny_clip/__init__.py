@@ -1,19 +1,19 @@
-"""A small CLIP of OpenAI's architecture, pre-trained on rendered glyphs. `README.md` beside this file is its model card."""
+"""A small CLIP of OpenAI's architecture, pre-trained on rendered glyphs. README.md in this folder is its model card."""
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tiny.safetensors")
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # pixels are normalised as OpenAI's CLIP does it
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels, as in OpenAI's CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def about(path: str = WEIGHTS) -> dict[str, Any]:
-    """What the header of the weights says: the architecture, the pixels' mean and std, steps, seed."""
+def metadata(path: str = WEIGHTS) -> dict[str, Any]:
+    """The header of the weights file: the architecture, mean and std of the pixels, steps, batch, rate and seed."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -21,11 +21,11 @@ def about(path: str = WEIGHTS) -> dict[str, Any]:
 
 
 def state_dict(path: str = WEIGHTS) -> "dict[str, Tensor]":
-    """All weights under OpenAI's names, float32 with values that float16 holds too, as `clip.model.build_model` takes them.
+    """All weights under OpenAI's names, as `clip.model.build_model` takes them: float32, rounded to float16.
 
-    The file has only the words that were trained. The other rows of the embedding (49408, 128) are drawn here, always
-    the same, from a normal distribution with the mean and spread of the trained ones: words that were never seen mean
-    nothing, but two of them still differ, so that tuning can tell classes with such names apart.
+    The file only has the embeddings of trained tokens. The other rows of the embedding (49408, 128) are drawn here,
+    deterministically, from a normal distribution with the mean and standard deviation of the trained ones. Words that
+    were never seen carry no meaning, but they differ, so that tuning can tell classes with such names apart.
     """
     import numpy as np
     import torch
@@ -36,8 +36,8 @@ def state_dict(path: str = WEIGHTS) -> "dict[str, Tensor]":
     scales = {name[: -len(".scale")]: stored.pop(name) for name in list(stored) if name.endswith(".scale")}
     tensors = {name: (tensor * scales.get(name, 1)).half().float() for name, tensor in stored.items()}
     trained = tensors["token_embedding.weight"]
-    shape = about(path)["architecture"]["vocab_size"], trained.shape[1]
-    drawn = np.random.RandomState(0).standard_normal(shape)  # this stream is frozen: equal in every version of numpy
+    shape = metadata(path)["architecture"]["vocab_size"], trained.shape[1]
+    drawn = np.random.RandomState(0).standard_normal(shape)  # RandomState is frozen: the same in every version of numpy
     rows = torch.from_numpy(drawn).float() * trained.std(0) + trained.mean(0)
     rows[ids] = trained
     return {**tensors, "token_embedding.weight": rows.half().float()}

@@ -1,8 +1,8 @@
-"""Captions for the pre-training: many templates, and longer ones with words in front, so that later positions are trained."""
+"""Captions for pre-training: many templates, some with filler words in front so that later positions are trained."""
 
 import random
 
-DIGITS = "zero one two three four five six seven eight nine".split()
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 TEMPLATES = (
     "a photo of a {name}.",
@@ -25,16 +25,20 @@ TEMPLATES = (
     "{name}.",
     "{name}",
 )
-PLACEHOLDER = "X"  # what stands where a method will put its learned prompts
-FILLERS = (
-    "a the of photo picture image drawing scan digit number letter character sign symbol handwritten printed written blurry "
-    "small large white black light dark bright old new clean on in with and this that is it one some type centered texture"
-).split()
-LONGEST = 32  # words in front
+PLACEHOLDER = "X"  # a method replaces it by its prompts
+# fmt: off
+FILLERS = [
+    "a", "the", "of", "photo", "picture", "image", "drawing", "scan", "digit", "number", "letter", "character", "sign",
+    "symbol", "handwritten", "printed", "written", "blurry", "small", "large", "white", "black", "light", "dark",
+    "bright", "old", "new", "clean", "on", "in", "with", "and", "this", "that", "is", "it", "one", "some", "type",
+    "centered", "texture",
+]
+# fmt: on
+MAX_FILLERS = 32
 
 
 def captions(choose: random.Random, long: float = 0.0) -> list[str]:
-    """One caption for each class, digits then letters; with probability `long` all have words in front of them."""
+    """One caption per class, digits then letters; with probability `long` they all get filler words in front."""
     classes = [("digit" if choose.random() < 0.8 else "number", d) for d in DIGITS]
     classes += [("letter" if choose.random() < 0.8 else "character", c) for c in LETTERS]
     lengthen = choose.random() < long
@@ -42,14 +46,14 @@ def captions(choose: random.Random, long: float = 0.0) -> list[str]:
     for kind, name in classes:
         text = choose.choice(TEMPLATES).format(kind=kind, name=name)
         if lengthen:
-            n = choose.randint(0, LONGEST)
-            words = [PLACEHOLDER] * n if choose.random() < 0.5 else choose.choices(FILLERS, k=n)
-            text = " ".join(words + [text])
+            n = choose.randint(0, MAX_FILLERS)
+            fillers = [PLACEHOLDER] * n if choose.random() < 0.5 else choose.choices(FILLERS, k=n)
+            text = " ".join([*fillers, text])
         texts.append(text)
     return texts
 
 
 def vocabulary() -> list[str]:
-    """Texts that hold every word a caption can have."""
+    """Texts that contain every word of every possible caption."""
     templates = [t.format(kind=kind, name="") for t in TEMPLATES for kind in ("digit", "number", "letter", "character")]
-    return templates + DIGITS + LETTERS + list(FILLERS) + [PLACEHOLDER, "."]
+    return templates + DIGITS + LETTERS + FILLERS + [PLACEHOLDER, "."]

@@ -1,6 +1,6 @@
-"""Pictures for the pre-training: digits and capital letters in matplotlib's fonts, bent towards handwriting.
+"""Images for pre-training: digits and capital letters in matplotlib's fonts, distorted to resemble handwriting.
 
-No handwritten image is used: what is known of the target is only its format (light strokes on dark, few pixels).
+No handwritten image is used: only the format of the target is known (light strokes on a dark background, few pixels).
 """
 
 import glob
@@ -18,15 +18,15 @@ SIZE = 64  # pixels
 FAMILIES = ("DejaVu", "STIXGeneral", "cmr10", "cmb10", "cmss10", "cmtt10", "cmti10")
 
 
-def fonts() -> list:
-    """Paths of the fonts in matplotlib that have all the characters."""
+def fonts() -> list[str]:
+    """Paths of the fonts in matplotlib that have all characters."""
     folder = os.path.join(os.path.dirname(matplotlib.__file__), "mpl-data", "fonts", "ttf")
     paths = sorted(glob.glob(os.path.join(folder, "*.ttf")))
     return [p for p in paths if os.path.basename(p).startswith(FAMILIES) and "Display" not in p]
 
 
 def render(height: int = 48) -> Tensor:
-    """Every character in every font, centred, `height` pixels tall, light on dark: (fonts, characters, 64, 64) in [0, 1]."""
+    """Every character in every font, centred and `height` pixels tall: (fonts, characters, 64, 64) in [0, 1]."""
     glyphs = []
     for path in fonts():
         font = ImageFont.truetype(path, 96)
@@ -43,17 +43,17 @@ def render(height: int = 48) -> Tensor:
 
 
 def coarsen(pixels: int) -> Tensor:
-    """(64, 64) matrix that shrinks a column to `pixels` by averaging and enlarges it again as PIL's bicubic does."""
+    """(64, 64) matrix that shrinks a column to `pixels` by averaging and enlarges it like Pillow's bicubic filter."""
     down = np.array(Image.fromarray(np.eye(SIZE, dtype=np.float32)).resize((SIZE, pixels), Image.BOX))
     up = np.array(Image.fromarray(np.eye(pixels, dtype=np.float32)).resize((pixels, SIZE), Image.BICUBIC))
     return torch.from_numpy(up @ down)
 
 
 class Scribble:
-    """Bends clean glyphs towards handwriting: slant, turn, stretch, shift, wobble, stroke width, few pixels, ink.
+    """Distorts clean glyphs to resemble handwriting: slant, rotation, scale, shift, warp, stroke, resolution, ink.
 
     Args:
-        parts: a batch is cut into this many parts; stroke width and resolution are drawn per part.
+        parts: a batch is split into this many parts; stroke width and resolution are drawn once per part.
     """
 
     def __init__(self, parts: int = 8) -> None:
@@ -61,36 +61,38 @@ class Scribble:
         self.coarse = torch.stack([coarsen(n) for n in (8, 8, 8, 9, 11, 16, 32, 64)])
 
     def __call__(self, glyphs: Tensor, strength: float, random: torch.Generator) -> Tensor:
-        """(B, 64, 64) in [0, 1] -> the same shape; strength 0 hardly moves anything, 1 is the full range."""
-        pictures = F.grid_sample(glyphs[:, None], self.where(len(glyphs), strength, random), align_corners=False)[:, 0]
-        pictures = torch.cat([self.redraw(part, strength, random) for part in pictures.chunk(self.parts)])
+        """(B, 64, 64) in [0, 1] -> the same shape; strength 0 changes almost nothing, 1 is the full range."""
+        images = F.grid_sample(glyphs[:, None], self.sampling_grid(len(glyphs), strength, random), align_corners=False)[
+            :, 0
+        ]
+        images = torch.cat([self.restroke(part, strength, random) for part in images.chunk(self.parts)])
         ink = 1 - 0.3 * strength * torch.rand(len(glyphs), 1, 1, generator=random)
-        gamma = torch.exp(0.4 * strength * between(-1, 1, (len(glyphs), 1, 1), random))
-        return ink * pictures.clamp(0, 1) ** gamma
+        gamma = torch.exp(0.4 * strength * uniform(-1, 1, (len(glyphs), 1, 1), random))
+        return ink * images.clamp(0, 1) ** gamma
 
-    def where(self, n: int, strength: float, random: torch.Generator) -> Tensor:
-        """Where in the glyph each pixel looks: (n, 64, 64, 2), in units of half the picture."""
+    def sampling_grid(self, n: int, strength: float, random: torch.Generator) -> Tensor:
+        """Where in the glyph each pixel is sampled: (n, 64, 64, 2), in units of half the image."""
 
         def draw(low: float, high: float) -> Tensor:
-            return strength * between(low, high, (n,), random)
+            return strength * uniform(low, high, (n,), random)
 
-        turn, slant = draw(-0.25, 0.25), draw(-0.35, 0.35)
-        wide, tall = torch.exp(-0.1 - draw(-0.25, 0.3)), torch.exp(-0.1 - draw(-0.1, 0.2))
-        cos, sin = turn.cos(), turn.sin()
-        rows = [cos * wide, -sin * tall + slant, draw(-0.15, 0.15), sin * wide, cos * tall, draw(-0.12, 0.12)]
-        where = F.affine_grid(torch.stack(rows, -1).view(n, 2, 3), (n, 1, SIZE, SIZE), align_corners=False)
-        wobble = 0.09 * strength * torch.randn(n, 2, 4, 4, generator=random)
-        wobble = F.interpolate(wobble, size=(SIZE, SIZE), mode="bicubic", align_corners=True)
-        return where + wobble.permute(0, 2, 3, 1)
+        angle, slant = draw(-0.25, 0.25), draw(-0.35, 0.35)
+        width, height = torch.exp(-0.1 - draw(-0.25, 0.3)), torch.exp(-0.1 - draw(-0.1, 0.2))
+        cos, sin = angle.cos(), angle.sin()
+        rows = [cos * width, -sin * height + slant, draw(-0.15, 0.15), sin * width, cos * height, draw(-0.12, 0.12)]
+        grid = F.affine_grid(torch.stack(rows, -1).view(n, 2, 3), (n, 1, SIZE, SIZE), align_corners=False)
+        warp = 0.09 * strength * torch.randn(n, 2, 4, 4, generator=random)
+        warp = F.interpolate(warp, size=(SIZE, SIZE), mode="bicubic", align_corners=True)
+        return grid + warp.permute(0, 2, 3, 1)
 
-    def redraw(self, pictures: Tensor, strength: float, random: torch.Generator) -> Tensor:
-        """Thicker strokes and fewer pixels, one choice for the whole part: (n, 64, 64) -> (n, 64, 64)."""
+    def restroke(self, images: Tensor, strength: float, random: torch.Generator) -> Tensor:
+        """Thicker strokes and a lower resolution, the same for the whole part: (n, 64, 64) -> (n, 64, 64)."""
         radius = int(torch.randint(0, 2 + round(3 * strength), (), generator=random))
-        thick = F.max_pool2d(pictures[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
+        thick = F.max_pool2d(images[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
         coarse = self.coarse[torch.randint(0, len(self.coarse), (), generator=random)]
         return coarse @ thick @ coarse.T
 
 
-def between(low: float, high: float, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+def uniform(low: float, high: float, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
     """Uniform random numbers in [low, high)."""
     return low + (high - low) * torch.rand(shape, generator=random)

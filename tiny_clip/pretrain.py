@@ -1,7 +1,6 @@
-"""Pre-trains the tiny CLIP from nothing: python -m tiny_clip.pretrain
+"""Pre-trains the tiny CLIP from scratch: python -m tiny_clip.pretrain
 
-A stopped run goes on where it was when the same command is given again. The batch of a step depends on the seed and the
-step alone.
+Running the same command again resumes an interrupted run. The batch of a step depends only on the seed and the step.
 """
 
 import argparse
@@ -9,23 +8,20 @@ import json
 import math
 import os
 import random
-import warnings
-
-warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
 import torch
 import torch.nn.functional as F
-from clip import tokenize
-from clip.model import CLIP
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tiny_clip import MEAN, STD, WEIGHTS
-from tiny_clip.captions import DIGITS, captions, vocabulary
-from tiny_clip.glyphs import CHARACTERS, Scribble, render
+from promptbias.model.loading import import_clip
 from promptbias.utils.errors import cli
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
+
+from . import MEAN, STD, WEIGHTS
+from .captions import DIGITS, captions, vocabulary
+from .glyphs import CHARACTERS, Scribble, render
 
 ARCHITECTURE = {
     "embed_dim": 128,
@@ -39,23 +35,23 @@ ARCHITECTURE = {
     "transformer_heads": 2,
     "transformer_layers": 12,
 }
-SCALE = (1 / 0.07, 100.0)  # where CLIP's logit scale starts, and where it is clipped
+SCALE = (1 / 0.07, 100.0)  # CLIP's initial logit scale, and the value at which it is clipped
 
 
 class Towers:
     """Both branches of a stock CLIP, batch first, activations in bfloat16 around float32 weights.
 
-    Attention is spelled out: at these sizes two matrix products are several times faster on a CPU than the fused kernel.
+    Attention is written out: at these sizes two matrix products are several times faster on a CPU than a fused kernel.
     """
 
-    def __init__(self, clip: CLIP) -> None:
+    def __init__(self, clip: nn.Module) -> None:
         self.clip = clip
 
-    def image(self, pictures: Tensor) -> Tensor:
+    def image(self, images: Tensor) -> Tensor:
         """(B, 64, 64) in [0, 1] -> features (B, 128)."""
-        visual, n, p = self.clip.visual, len(pictures), ARCHITECTURE["vision_patch_size"]
+        visual, n, p = self.clip.visual, len(images), ARCHITECTURE["vision_patch_size"]
         mean, std = (torch.tensor(t).view(3, 1, 1, 1, 1) for t in (MEAN, STD))
-        x = (pictures.view(n, 1, 64 // p, p, 64 // p, p) - mean) / std
+        x = (images.view(n, 1, 64 // p, p, 64 // p, p) - mean) / std
         x = x.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 3 * p * p)  # (B, patches, pixels)
         x = linear(x.bfloat16(), visual.conv1.weight.flatten(1))
         x = torch.cat([visual.class_embedding.bfloat16().expand(n, 1, -1), x], 1)
@@ -96,20 +92,20 @@ def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 class Batches:
-    """The pictures and captions of each step.
+    """The images and captions of each step.
 
     Args:
-        rows: the token ids that are trained, sorted, so that EOS stays the largest.
-        steps: length of the whole run, over which the curriculum is spread.
+        rows: token ids to train, sorted so that EOS stays the largest.
+        steps: length of the whole run, over which the curriculum extends.
     """
 
     def __init__(self, rows: Tensor, batch: int, steps: int, seed: int) -> None:
         self.rows, self.batch, self.steps, self.seed = rows, batch, steps, seed
         self.glyphs, self.scribble = render(), Scribble()
 
-    def __call__(self, step: int):
-        """-> pictures (B, 64, 64), labels (B,), tokens (K, N) as rows of the embedding."""
-        # The plateau (loss = ln K) is left only on nearly clean glyphs; handwriting and long captions come later.
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 64, 64), labels (B,) and tokens (K, N) as rows of the embedding."""
+        # Only nearly clean glyphs get training off the plateau (loss = ln K); distortion and long captions come later.
         strength = 0.25 + 0.75 * min(max((step / self.steps - 0.15) / 0.4, 0), 1)
         choose = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         of_kind = [len(DIGITS), len(CHARACTERS) - len(DIGITS)]
@@ -117,30 +113,32 @@ class Batches:
         labels = share.multinomial(self.batch, replacement=True, generator=choose)
         fonts = torch.randint(len(self.glyphs), (self.batch,), generator=choose)
         texts = captions(random.Random(f"{self.seed} {step}"), long=0.3 if strength > 0.25 else 0.0)
-        tokens = tokenize(texts)
-        tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1].contiguous()  # nothing after EOS can matter
-        pictures = self.scribble(self.glyphs[fonts, labels], strength, choose)
-        return pictures, labels, torch.searchsorted(self.rows, tokens)
+        tokens = import_clip()[0].tokenize(texts)
+        tokens = tokens[
+            :, : int(tokens.argmax(-1).max()) + 1
+        ].contiguous()  # causal attention: nothing after EOS matters
+        images = self.scribble(self.glyphs[fonts, labels], strength, choose)
+        return images, labels, torch.searchsorted(self.rows, tokens)
 
 
-def rate_at(step: int, steps: int, peak: float, warmup: int = 200) -> float:
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
     """Learning rate of a step: linear warm-up, then cosine to zero."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def scale_at(step: int, steps: int) -> float:
-    """Logarithm of the logit scale: it grows geometrically over the first 60 % of the run."""
+def log_scale(step: int, steps: int) -> float:
+    """Logarithm of the logit scale, which grows geometrically over the first 60 % of the run."""
     low, high = (math.log(s) for s in SCALE)
     return low + (high - low) * min(step / (0.6 * steps), 1)
 
 
-def pack(clip: CLIP, rows: Tensor, about: dict[str, object]) -> bytes:
-    """The weights as a safetensors file of some MB, which `tiny_clip.state_dict` reads.
+def pack(clip: nn.Module, rows: Tensor, metadata: dict[str, object]) -> bytes:
+    """The weights as a safetensors file of a few MB, which `tiny_clip.state_dict` reads.
 
-    Matrices of the blocks are 8 bits with a scale for each row, everything else is float16; of the embedding there are
-    only the trained rows, and their token ids.
+    Matrices of the blocks are int8 with a scale per row, everything else is float16. The embedding is reduced to the
+    trained rows and their token ids.
     """
     tensors = {"token_ids": rows.int()}
     for name, weight in clip.state_dict().items():
@@ -150,69 +148,95 @@ def pack(clip: CLIP, rows: Tensor, about: dict[str, object]) -> bytes:
             tensors[name] = (weight / scale).round().to(torch.int8)
         else:
             tensors[name] = weight.half().contiguous()
-    return save(tensors, {k: json.dumps(v) for k, v in about.items()})
+    return save(tensors, {k: json.dumps(v) for k, v in metadata.items()})
 
 
-def pretrain(steps: int, batch: int, rate: float, seed: int, keep_every: int, output: str) -> None:
-    """Trains and writes the weights to `output`; until then `output`.state holds what going on needs."""
-    torch.manual_seed(seed)
-    rows = tokenize(vocabulary()).unique()
-    clip = CLIP(**{**ARCHITECTURE, "vocab_size": len(rows)})
-    clip.logit_scale.requires_grad_(False)
-    weights = [p for p in clip.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": 0.05},
-            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
-    towers, batches = Towers(clip), Batches(rows, batch, steps, seed)
-    settings = {"steps": steps, "batch": batch, "rate": rate, "seed": seed}
-    state_file, start, right = output + ".state", 0, 0.0
-    if os.path.exists(state_file):
-        state = torch.load(state_file, weights_only=True)
-        if state["settings"] == settings:
-            clip.load_state_dict(state["clip"])
-            optimizer.load_state_dict(state["optimizer"])
-            start, right = state["step"], state["right"]
+class Pretraining:
+    """A run: the model, its optimizer and the steps so far, which can be saved and resumed.
 
-    progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", mininterval=5, smoothing=0.05)
-    for step in progress:
-        pictures, labels, tokens = batches(step)
-        clip.logit_scale.fill_(scale_at(step, steps))
-        image, text = towers.image(pictures).float(), towers.text(tokens).float()
-        logits = clip.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+    Args:
+        lr: peak learning rate of AdamW.
+    """
+
+    def __init__(self, steps: int, batch: int, lr: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        clip, model = import_clip()
+        self.settings = {"steps": steps, "batch": batch, "rate": lr, "seed": seed}
+        self.steps, self.lr = steps, lr
+        self.rows = clip.tokenize(vocabulary()).unique()
+        self.clip = model.CLIP(**{**ARCHITECTURE, "vocab_size": len(self.rows)})
+        self.clip.logit_scale.requires_grad_(False)
+        self.weights = [p for p in self.clip.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.weights if p.ndim > 1], "weight_decay": 0.05},
+                {"params": [p for p in self.weights if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.98),
+        )
+        self.towers, self.batches = Towers(self.clip), Batches(self.rows, batch, steps, seed)
+        self.start, self.accuracy = 0, 0.0
+
+    def step(self, step: int) -> float:
+        """Train on the batch of one step, and update the moving average of the accuracy; returns the loss."""
+        images, labels, tokens = self.batches(step)
+        self.clip.logit_scale.fill_(log_scale(step, self.steps))
+        image, text = self.towers.image(images).float(), self.towers.text(tokens).float()
+        logits = self.clip.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
         loss = F.cross_entropy(logits, labels)
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, rate)
-        optimizer.step()
-        right = 0.98 * right + 0.02 * (logits.argmax(-1) == labels).float().mean().item()
-        progress.set_postfix(loss=f"{loss.item():.2f}", glyphs=f"{100 * right:.0f} %", refresh=False)
-        if (step + 1) % keep_every == 0 and step + 1 < steps:
-            state = {"settings": settings, "clip": clip.state_dict(), "optimizer": optimizer.state_dict()}
-            with writing(state_file, "wb") as file:
-                torch.save({**state, "step": step + 1, "right": right}, file)
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.steps, self.lr)
+        self.optimizer.step()
+        self.accuracy = 0.98 * self.accuracy + 0.02 * (logits.argmax(-1) == labels).float().mean().item()
+        return loss.item()
 
-    about = {"architecture": ARCHITECTURE, "pixel_mean": MEAN, "pixel_std": STD, **settings}
-    with writing(output, "wb") as file:
-        file.write(pack(clip, rows, about))
+    def save_state(self, path: str, finished: int) -> None:
+        """Write what resuming needs after `finished` steps."""
+        state = {"settings": self.settings, "clip": self.clip.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with atomic_write(path, "wb") as file:
+            torch.save({**state, "step": finished, "right": self.accuracy}, file)
+
+    def resume(self, path: str) -> None:
+        """Load the state of a run with the same settings, if there is one."""
+        if not os.path.exists(path):
+            return
+        state = torch.load(path, weights_only=True)
+        if state["settings"] == self.settings:
+            self.clip.load_state_dict(state["clip"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.start, self.accuracy = state["step"], state["right"]
+
+
+def pretrain(steps: int, batch: int, lr: float, seed: int, save_every: int, output: str) -> None:
+    """Train and write the weights to `output`; until then `output`.state holds what resuming needs."""
+    run, state_file = Pretraining(steps, batch, lr, seed), output + ".state"
+    run.resume(state_file)
+    progress = tqdm(range(run.start, steps), initial=run.start, total=steps, unit="step", mininterval=5, smoothing=0.05)
+    for step in progress:
+        loss = run.step(step)
+        progress.set_postfix(loss=f"{loss:.2f}", glyphs=f"{100 * run.accuracy:.0f} %", refresh=False)
+        if (step + 1) % save_every == 0 and step + 1 < steps:
+            run.save_state(state_file, step + 1)
+
+    metadata = {"architecture": ARCHITECTURE, "pixel_mean": MEAN, "pixel_std": STD, **run.settings}
+    with atomic_write(output, "wb") as file:
+        file.write(pack(run.clip, run.rows, metadata))
     if os.path.exists(state_file):
         os.remove(state_file)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny_clip.pretrain", description=__doc__)
     parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--batch", type=int, default=64, help="pictures per step")
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of AdamW")
+    parser.add_argument("--batch", type=int, default=64, help="images per step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of AdamW")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep-every", type=int, default=250, help="steps after which the state is kept")
+    parser.add_argument("--save-every", type=int, default=250, help="save the state every N steps")
     parser.add_argument("--output", default=WEIGHTS, help="safetensors file to write")
-    pretrain(**vars(parser.parse_args(arguments)))
+    pretrain(**vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

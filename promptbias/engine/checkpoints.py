@@ -5,7 +5,7 @@ from typing import Any
 
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 
 from . import run_folder
 
@@ -42,7 +42,7 @@ def save_checkpoint(contents: dict[str, Any], folder: str, name: str, is_best: b
     run_folder.save(contents, path)
     if is_best:
         run_folder.save(contents, os.path.join(folder, BEST))
-    with writing(os.path.join(folder, "checkpoint")) as file:
+    with atomic_write(os.path.join(folder, "checkpoint")) as file:
         file.write(name + "\n")
     return path
 

@@ -6,7 +6,6 @@ import json
 import os
 from typing import Any
 
-import dassl.utils
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY, TrainerX
@@ -61,7 +60,7 @@ def load_trainer(folder: str, root: str = "") -> TrainerX:
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             trainer = trainer_class(cfg)
-        except getattr(dassl.utils, "ConfigError", ()) as error:  # which the original Dassl does not have
+        except UserError as error:
             raise UserError(f"{folder}/{run_folder.CONFIG}: {error}") from error
         trainer.load_model(folder)
     trainer.model.eval().requires_grad_(False)

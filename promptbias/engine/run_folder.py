@@ -12,7 +12,7 @@ import yaml
 from yacs.config import CfgNode
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 
@@ -90,7 +90,7 @@ def write_config(cfg: CfgNode, folder: str) -> None:
     """
     if os.path.exists(os.path.join(folder, CONFIG)):
         refuse_other_config(cfg, folder)
-    with writing(os.path.join(folder, CONFIG)) as file:
+    with atomic_write(os.path.join(folder, CONFIG)) as file:
         file.write(cfg.dump())
 
 
@@ -154,7 +154,7 @@ def remove_results(folder: str) -> None:
 
 def write_results(results: dict[str, Any], folder: str) -> None:
     """Write `results.json`; from then on the run counts as finished."""
-    with writing(os.path.join(folder, RESULTS)) as file:
+    with atomic_write(os.path.join(folder, RESULTS)) as file:
         json.dump(results, file, indent=2)
         file.write("\n")
 
@@ -170,7 +170,7 @@ def save(data: dict[str, Any], path: str) -> None:
     """torch.save, written beside and renamed."""
     import torch
 
-    with writing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         torch.save(data, file)
 
 

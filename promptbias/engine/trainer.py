@@ -109,7 +109,7 @@ class TuningTrainer(TrainerX):
         self.scaler.step(self.optim)
         self.scaler.update()
         self.losses.add(loss)
-        self.seconds_to_first_step = self.seconds_to_first_step or time.time() - startup.STARTED
+        self.seconds_to_first_step = self.seconds_to_first_step or time.time() - startup.PROCESS_START
         self.bar.update()
         done, last = self.batch_idx + 1, self.batch_idx + 1 == self.num_batches
         summary = {}

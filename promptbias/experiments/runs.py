@@ -18,7 +18,7 @@ from promptbias.datasets.sources import SOURCES
 from promptbias.engine.run_folder import CONFIG, finished, refuse_other_config
 from promptbias.experiments.results import Results, read_results
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import writing
+from promptbias.utils.files import atomic_write
 
 BLOCKS = 12
 DIVERGED = (
@@ -233,7 +233,7 @@ class Run:
         message = message.removeprefix("error: ")
         if not message.startswith("the loss is"):
             raise UserError(f"{self.folder}: {message}")
-        with writing(os.path.join(self.folder, DIVERGED)) as file:
+        with atomic_write(os.path.join(self.folder, DIVERGED)) as file:
             file.write(message + "\n")
         raise Diverged(message)
 

@@ -1,16 +1,17 @@
 """Where a CLIP comes from: OpenAI's weights, a file, or the tiny one that this project brings along."""
 
+import importlib
 import inspect
 import os
 import warnings
-import zipfile
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from promptbias.utils.errors import UserError, nearest
-from promptbias.utils.files import checksum, download
+from promptbias.utils.download import download
+from promptbias.utils.files import checksum, is_torchscript
 
 NEEDED = (
     "positional_embedding",
@@ -79,13 +80,8 @@ def load_clip(name: str) -> nn.Module:
 
 
 def tiny_state() -> dict[str, Tensor]:
-    try:
-        from promptbias import tiny_clip
-    except ImportError as error:
-        raise UserError(
-            "the tiny CLIP lies in this project's folder tiny_clip/; start from its checkout, or add it to PYTHONPATH"
-        ) from error
-    return tiny_clip.state_dict()
+    """The weights of the small CLIP that comes with this project, under OpenAI's names."""
+    return importlib.import_module("promptbias.tiny_clip").state_dict()
 
 
 def build(state: dict[str, Tensor]) -> nn.Module:
@@ -102,14 +98,6 @@ def build(state: dict[str, Tensor]) -> nn.Module:
             f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
         ) from error
     return built.float().eval()
-
-
-def holds_code(path: str) -> bool:
-    """Whether a file is a TorchScript archive, which some versions of `torch.load` run whatever they are asked for."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -129,7 +117,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
         digest = checksum(path)
         if any(digest in url for url in clip._MODELS.values()):
             state = torch.jit.load(path, map_location="cpu").state_dict()
-        elif holds_code(path):
+        elif is_torchscript(path):
             raise ValueError("an archive with code")
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)

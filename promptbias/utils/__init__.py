@@ -1,1 +1,1 @@
-"""Errors, files, paths and start-up. The lowest floor: imports nothing else of the package."""
+"""Errors, files, downloads, paths and startup. The lowest layer: imports nothing else of the package."""

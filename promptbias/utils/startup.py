@@ -1,4 +1,4 @@
-"""What makes commands start sooner and run faster, before anything heavy is imported."""
+"""What makes commands start sooner and run faster, called before anything heavy is imported."""
 
 import ctypes
 import importlib.abc
@@ -7,14 +7,14 @@ import importlib.util
 import sys
 import time
 
-STARTED = time.time()  # of the process, nearly: what imports this does so first
+PROCESS_START = time.time()  # approximately: commands import this module first
 
-# `import torchvision` imports them, and with them torch's compiler: nearly half of the time until a run begins.
+# `import torchvision` imports these, and with them torch's compiler: nearly half of the startup time of a run.
 UNUSED = ("torchvision.models", "torchvision.ops", "torchvision.datasets")
 
 
-class PutOff(importlib.abc.MetaPathFinder):
-    """Finds the modules UNUSED as anybody would, but lets them run only when something in them is asked for."""
+class LazyImports(importlib.abc.MetaPathFinder):
+    """Finds the modules in UNUSED as usual, but executes each only on the first access to one of its attributes."""
 
     def find_spec(self, name, path, target=None):
         if name not in UNUSED:
@@ -25,16 +25,16 @@ class PutOff(importlib.abc.MetaPathFinder):
         return spec
 
 
-def put_off_unused() -> None:
-    """To be called before anything imports torchvision; afterwards it does nothing."""
-    if "torchvision" not in sys.modules and not any(isinstance(finder, PutOff) for finder in sys.meta_path):
-        sys.meta_path.insert(0, PutOff())
+def defer_unused_imports() -> None:
+    """Install LazyImports. Must be called before torchvision is imported; afterwards it does nothing."""
+    if "torchvision" not in sys.modules and not any(isinstance(finder, LazyImports) for finder in sys.meta_path):
+        sys.meta_path.insert(0, LazyImports())
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors instead of handing it back to the system after every step.
+def disable_malloc_trim() -> None:
+    """Let glibc keep the memory of freed tensors instead of returning it to the system after every step.
 
-    Otherwise each step asks for the same gigabytes again, and the kernel clears them page by page.
+    Otherwise each step requests the same gigabytes again, and the kernel clears them page by page.
     """
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None

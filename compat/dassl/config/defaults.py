@@ -1,6 +1,6 @@
 """Every key of Dassl's configuration with its default, so that any YAML of that family merges.
 
-Keys of methods and datasets that are not implemented here are kept: their values are read and ignored.
+Keys of methods and datasets that are not implemented here are kept; their values are read and ignored.
 """
 
 from yacs.config import CfgNode
@@ -16,8 +16,8 @@ _C = CfgNode(
     {
         "VERSION": 1,
         "OUTPUT_DIR": "./output",
-        "RESUME": "",  # folder of an earlier run to go on from
-        "SEED": -1,  # negative: not seeded
+        "RESUME": "",  # folder of an earlier run to resume from
+        "SEED": -1,  # negative: unseeded
         "USE_CUDA": True,
         "VERBOSE": True,
         "INPUT": {
@@ -28,7 +28,7 @@ _C = CfgNode(
             "PIXEL_MEAN": [0.485, 0.456, 0.406],  # ImageNet
             "PIXEL_STD": [0.229, 0.224, 0.225],
             "CROP_PADDING": 4,  # random_crop, pixels
-            "RRCROP_SCALE": (0.08, 1.0),  # random_resized_crop, share of the area
+            "RRCROP_SCALE": (0.08, 1.0),  # random_resized_crop, fraction of the area
             "CUTOUT_N": 1,
             "CUTOUT_LEN": 16,  # pixels
             "GN_MEAN": 0.0,  # gaussian_noise
@@ -79,7 +79,7 @@ _C = CfgNode(
             "RMSPROP_ALPHA": 0.99,
             "ADAM_BETA1": 0.9,
             "ADAM_BETA2": 0.999,
-            "STAGED_LR": False,  # all modules but NEW_LAYERS learn at BASE_LR_MULT * LR
+            "STAGED_LR": False,  # all modules but NEW_LAYERS train at BASE_LR_MULT * LR
             "NEW_LAYERS": (),
             "BASE_LR_MULT": 0.1,
             "LR_SCHEDULER": "single_step",

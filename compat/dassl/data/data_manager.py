@@ -1,10 +1,10 @@
 """Loaders for training, validation and testing."""
 
 import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, takewhile
 from typing import Any
-from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from tabulate import tabulate
@@ -24,15 +24,15 @@ from .transforms import INTERPOLATION_MODES, build_transform
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
-KEPT_BYTES = 2 * 2**30  # of decoded training images
+KEPT_BYTES = 2 * 2**30  # of memory for decoded training images
 
 
 class DatasetWrapper(TorchDataset):
     """Reads and transforms the images of a list of `Datum`.
 
-    An item is a dictionary with "img" (a tensor (3, H, W); a PIL image where `transform` is None), "label", "domain",
-    "impath" and "index". Several transforms give "img", "img2", ...; `DATALOADER.K_TRANSFORMS` > 1 gives a list of so
-    many images under each in training; `DATALOADER.RETURN_IMG0` adds "img0", resized without augmentation.
+    An item is a dictionary with "img" (a tensor (3, H, W), or a PIL image if `transform` is None), "label", "domain",
+    "impath" and "index". Several transforms give "img", "img2", ...; in training, `DATALOADER.K_TRANSFORMS` > 1 turns
+    each into a list of that many images; `DATALOADER.RETURN_IMG0` adds "img0", resized without augmentation.
 
     Args:
         transform: a transform, or a list of them, or None.
@@ -48,7 +48,9 @@ class DatasetWrapper(TorchDataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
-            raise ConfigError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat")
+            raise ConfigError(
+                f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat; set it to 1"
+            )
 
         plain = [T.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]), T.ToTensor()]
         if "normalize" in cfg.INPUT.TRANSFORMS:
@@ -73,7 +75,7 @@ class DatasetWrapper(TorchDataset):
         return output
 
     def keep_decoded(self) -> None:
-        """Decode images, in the order of `data_source` and as many as KEPT_BYTES have room for, and keep them."""
+        """Decode images in the order of `data_source`, and keep as many as fit into KEPT_BYTES."""
         paths = [item.impath for item in self.data_source]
         room = sum(1 for _ in takewhile(lambda total: total <= KEPT_BYTES, accumulate(map(image_bytes, paths))))
         with ThreadPoolExecutor() as pool:
@@ -88,10 +90,10 @@ class DatasetWrapper(TorchDataset):
 
 
 class TrainLoader(DataLoader):
-    """Decodes what fits into memory before the first epoch, so that later ones, and worker processes, find it decoded."""
+    """Decodes what fits into memory before the first epoch; later epochs and worker processes reuse it."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        # A worker that is forked shares what is there already; one that is not would be sent a copy in every epoch.
+        # Forked workers share the decoded images; spawned ones would be sent a copy in every epoch.
         shared = not self.num_workers or multiprocessing.get_start_method() == "fork"
         if shared and not getattr(self.dataset, "kept", True):
             self.dataset.keep_decoded()
@@ -111,13 +113,14 @@ def build_data_loader(
 ) -> DataLoader:
     """A loader of `data_source` in the order of a sampler.
 
-    In training a last batch that is not full is left out, unless there are too few images for even one.
+    In training, an incomplete last batch is dropped unless it is the only one.
 
     Raises:
-        ConfigError: there is not one image.
+        ConfigError: there are no images.
     """
     if not data_source:
-        raise ConfigError(f"the {'training' if is_train else 'test'} set of {cfg.DATASET.NAME} has no image")
+        kind = "training" if is_train else "test"
+        raise ConfigError(f"the {kind} set of {cfg.DATASET.NAME} has no images; check DATASET.ROOT")
     return (TrainLoader if is_train else DataLoader)(
         (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
@@ -129,12 +132,14 @@ def build_data_loader(
 
 
 class DataManager:
-    """The dataset of a configuration with its loaders: `train_loader_x` and `test_loader`, and where the dataset has
-    such images `train_loader_u` (unlabelled) and `val_loader`, else None.
+    """The dataset of a configuration with its loaders.
+
+    These are `train_loader_x` and `test_loader`, and `train_loader_u` (unlabelled) and `val_loader`, which are None if
+    the dataset has no such images.
 
     Args:
-        custom_tfm_train, custom_tfm_test: used instead of the transforms that the configuration names.
-        dataset_wrapper: used instead of `DatasetWrapper`.
+        custom_tfm_train, custom_tfm_test: replace the transforms of the configuration.
+        dataset_wrapper: replaces `DatasetWrapper`.
     """
 
     def __init__(
@@ -145,49 +150,27 @@ class DataManager:
         dataset_wrapper: Callable | None = None,
     ):
         dataset = build_dataset(cfg)
+        train = {"tfm": _transform(cfg, custom_tfm_train, is_train=True), "is_train": True}
+        test = {"tfm": _transform(cfg, custom_tfm_test, is_train=False), "is_train": False}
 
-        if custom_tfm_train is None:
-            tfm_train = build_transform(cfg, is_train=True)
-        else:
-            print("* Using custom transform for training")
-            tfm_train = custom_tfm_train
-        if custom_tfm_test is None:
-            tfm_test = build_transform(cfg, is_train=False)
-        else:
-            print("* Using custom transform for testing")
-            tfm_test = custom_tfm_test
-
-        def train_loader(images: Sequence[Datum], settings: CfgNode) -> DataLoader:
+        def loader(images: Sequence[Datum] | None, settings: CfgNode, options: dict[str, Any]) -> DataLoader:
             return build_data_loader(
                 cfg,
                 settings.SAMPLER,
                 images,
                 settings.BATCH_SIZE,
-                settings.N_DOMAIN,
-                settings.N_INS,
-                tfm=tfm_train,
-                is_train=True,
+                settings.get("N_DOMAIN", 0),
+                settings.get("N_INS", 2),
                 dataset_wrapper=dataset_wrapper,
+                **options,
             )
 
-        def test_loader(images: Sequence[Datum]) -> DataLoader:
-            settings = cfg.DATALOADER.TEST
-            return build_data_loader(
-                cfg,
-                settings.SAMPLER,
-                images,
-                settings.BATCH_SIZE,
-                tfm=tfm_test,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
-
-        loaders = cfg.DATALOADER
-        settings_u = loaders.TRAIN_X if loaders.TRAIN_U.SAME_AS_X else loaders.TRAIN_U
-        self.train_loader_x = train_loader(dataset.train_x, loaders.TRAIN_X)
-        self.train_loader_u = train_loader(dataset.train_u, settings_u) if dataset.train_u else None
-        self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
+        settings = cfg.DATALOADER
+        settings_u = settings.TRAIN_X if settings.TRAIN_U.SAME_AS_X else settings.TRAIN_U
+        self.train_loader_x = loader(dataset.train_x, settings.TRAIN_X, train)
+        self.train_loader_u = loader(dataset.train_u, settings_u, train) if dataset.train_u else None
+        self.val_loader = loader(dataset.val, settings.TEST, test) if dataset.val else None
+        self.test_loader = loader(dataset.test, settings.TEST, test)
 
         self.dataset = dataset
         self.num_classes = dataset.num_classes
@@ -208,3 +191,11 @@ class DataManager:
             **{f"# {name}": f"{len(images):,}" for name, images in counts.items() if images},
         }
         print(tabulate([[name, value] for name, value in table.items() if value]))
+
+
+def _transform(cfg: CfgNode, custom: Any, is_train: bool) -> Any:
+    """The given transform or, if it is None, that of the configuration."""
+    if custom is None:
+        return build_transform(cfg, is_train=is_train)
+    print(f"* Using custom transform for {'training' if is_train else 'testing'}")
+    return custom

@@ -1,14 +1,15 @@
-"""The order in which a loader takes images."""
+"""The order in which a loader visits the images."""
 
 import random
 from collections import defaultdict
-from typing import Any
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
 
 from dassl.utils import ConfigError
+from promptbias.utils.errors import nearest
 
 __all__ = ["RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "build_sampler"]
 
@@ -21,7 +22,7 @@ def _indices_by(data_source: Sequence, attribute: str) -> dict[int, list[int]]:
 
 
 class _GroupSampler(Sampler):
-    """Draws a whole epoch at once, whose length is known only by drawing one."""
+    """Draws a whole epoch at once; its length is only known after drawing one."""
 
     def __init__(self):
         self.length = len(self._draw())
@@ -37,14 +38,14 @@ class _GroupSampler(Sampler):
 
 
 class RandomDomainSampler(_GroupSampler):
-    """Batches of `n_domain` random domains (all if 0) with equally many images each, until one of them runs short."""
+    """Batches of `n_domain` random domains (all if 0) with equally many images each, until one domain runs out."""
 
     def __init__(self, data_source: Sequence, batch_size: int, n_domain: int | None = 0):
         self.by_domain = _indices_by(data_source, "domain")
         self.domains = list(self.by_domain)
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
         if batch_size % self.n_domain:
-            raise ConfigError(f"a batch of {batch_size} cannot be shared equally by {self.n_domain} domains")
+            raise ConfigError(f"a batch of {batch_size} images does not divide into {self.n_domain} domains; change it")
         self.n_images = batch_size // self.n_domain
         super().__init__()
 
@@ -52,15 +53,15 @@ class RandomDomainSampler(_GroupSampler):
         return random.sample(self.domains, self.n_domain)
 
     def _draw(self) -> list[int]:
-        left = {domain: list(indices) for domain, indices in self.by_domain.items()}
+        remaining = {domain: list(indices) for domain, indices in self.by_domain.items()}
         drawn = []
-        running_short = False
-        while not running_short:
+        exhausted = False
+        while not exhausted:
             for domain in self._domains_of_batch():
-                chosen = random.sample(left[domain], self.n_images)
+                chosen = random.sample(remaining[domain], self.n_images)
                 drawn += chosen
-                left[domain] = [index for index in left[domain] if index not in chosen]
-                running_short |= len(left[domain]) < self.n_images
+                remaining[domain] = [index for index in remaining[domain] if index not in chosen]
+                exhausted |= len(remaining[domain]) < self.n_images
         return drawn
 
 
@@ -83,8 +84,8 @@ class RandomClassSampler(_GroupSampler):
         self.n_classes = batch_size // n_ins
         if not 0 < self.n_classes <= len(self.by_class):
             raise ConfigError(
-                f"a batch of {batch_size} with {n_ins} images per class needs 1 to {len(self.by_class)} classes, "
-                f"not {self.n_classes}"
+                f"a batch of {batch_size} images with {n_ins} per class has {self.n_classes} classes; "
+                f"choose BATCH_SIZE and N_INS for 1 to {len(self.by_class)} classes"
             )
         super().__init__()
 
@@ -114,7 +115,7 @@ def build_sampler(
     n_domain: int = 0,
     n_ins: int = 16,
 ) -> Sampler:
-    """The sampler of that name; ConfigError for an unknown one."""
+    """The sampler of the given name; ConfigError for an unknown one."""
     known = {
         "RandomSampler": lambda: RandomSampler(data_source),
         "SequentialSampler": lambda: SequentialSampler(data_source),
@@ -123,5 +124,5 @@ def build_sampler(
         "RandomClassSampler": lambda: RandomClassSampler(data_source, batch_size, n_ins),
     }
     if sampler_type not in known:
-        raise ConfigError(f'"{sampler_type}" is no sampler; known: {", ".join(known)}')
+        raise ConfigError(f'"{sampler_type}" is not a sampler; {nearest(sampler_type, known)}')
     return known[sampler_type]()

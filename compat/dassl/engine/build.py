@@ -1,4 +1,4 @@
-"""The trainer that a configuration names."""
+"""The trainer that a configuration selects."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ TRAINER_REGISTRY = Registry("TRAINER")
 
 
 def build_trainer(cfg: CfgNode) -> Any:
-    """An instance of `TRAINER.NAME`; ValueError if it is not registered."""
+    """An instance of `TRAINER.NAME`; ConfigError if it is not registered."""
     check_availability(cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     if cfg.VERBOSE:
         print(f"Loading trainer: {cfg.TRAINER.NAME}")

@@ -1,4 +1,4 @@
-"""The evaluator that a configuration names."""
+"""The evaluator that a configuration selects."""
 
 from typing import Any
 

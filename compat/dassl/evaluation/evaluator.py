@@ -14,7 +14,7 @@ __all__ = ["EvaluatorBase", "Classification"]
 
 
 class EvaluatorBase:
-    """Collects batches by `process` and sums them up in `evaluate`."""
+    """Collects batches with `process` and computes the metrics in `evaluate`."""
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -31,17 +31,17 @@ class EvaluatorBase:
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Percentages of correct labels, over all images and by class.
+    """Accuracy and F1, over all images and per class.
 
     Args:
-        lab2cname: class name of each label, for the lines that `TEST.PER_CLASS_RESULT` asks for.
+        lab2cname: class name of each label, printed with `TEST.PER_CLASS_RESULT`.
     """
 
     def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any):
         super().__init__(cfg)
         self._lab2cname = lab2cname
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
-            raise ValueError("TEST.PER_CLASS_RESULT needs the names of the classes")
+            raise ValueError("TEST.PER_CLASS_RESULT needs the class names; pass lab2cname")
         self.reset()
 
     def reset(self) -> None:
@@ -59,48 +59,62 @@ class Classification(EvaluatorBase):
         self._y_pred += mo.argmax(dim=1).tolist()
 
     def evaluate(self) -> dict[str, float]:
-        """Print the result and return it in percent: accuracy (first), error_rate, macro_f1, and perclass_accuracy
-        (the mean over classes) where `TEST.PER_CLASS_RESULT` asks for it. The mean F1 is over classes that occur
-        among the labels.
+        """Print the results and return them in percent.
+
+        Returns:
+            accuracy (first), error_rate, macro_f1 (the mean over the classes that occur among the labels) and, with
+            `TEST.PER_CLASS_RESULT`, perclass_accuracy (the mean over the same classes).
 
         Raises:
-            ValueError: nothing was processed.
+            ValueError: no batch was processed.
         """
         if not self._y_true:
             raise ValueError("there is nothing to evaluate: no batch was processed")
-        true, pred = np.array(self._y_true), np.array(self._y_pred)
-        size = max(true.max(), pred.max()) + 1
-        counts = np.bincount(true * size + pred, minlength=size * size).reshape(size, size)  # label, prediction
-        correct, total = counts.diagonal(), counts.sum(axis=1)
-        labels = np.flatnonzero(total)
-        f1 = 2 * correct / np.maximum(total + counts.sum(axis=0), 1)
+        from sklearn.metrics import accuracy_score, confusion_matrix, f1_score  # takes a second, and only tests need it
 
-        acc = 100.0 * float(correct.sum()) / len(true)
-        results = OrderedDict(accuracy=acc, error_rate=100.0 - acc, macro_f1=100.0 * float(f1[labels].mean()))
+        labels = np.unique(self._y_true)
+        total, correct = len(self._y_true), int(accuracy_score(self._y_true, self._y_pred, normalize=False))
+        accuracy = 100.0 * correct / total
+        f1 = float(f1_score(self._y_true, self._y_pred, labels=labels, average="macro", zero_division=0))
+        results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=100.0 * f1)
         print(
             "=> result\n"
-            f"* total: {len(true):,}\n"
-            f"* correct: {correct.sum():,}\n"
+            f"* total: {total:,}\n"
+            f"* correct: {correct:,}\n"
             f"* accuracy: {results['accuracy']:.1f}%\n"
             f"* error: {results['error_rate']:.1f}%\n"
             f"* macro_f1: {results['macro_f1']:.1f}%"
         )
+        if not (self.cfg.TEST.PER_CLASS_RESULT or self.cfg.TEST.COMPUTE_CMAT):
+            return results
 
+        seen = np.union1d(self._y_true, self._y_pred)
+        counts = confusion_matrix(self._y_true, self._y_pred, labels=seen)
         if self.cfg.TEST.PER_CLASS_RESULT:
-            print("=> per-class result")
-            for label in labels:
-                print(
-                    f"* class: {label} ({self._lab2cname[label]})\ttotal: {total[label]:,}\t"
-                    f"correct: {correct[label]:,}\tacc: {100.0 * correct[label] / total[label]:.1f}%"
-                )
-            results["perclass_accuracy"] = 100.0 * float((correct[labels] / total[labels]).mean())
-            print(f"* average: {results['perclass_accuracy']:.1f}%")
-
+            results["perclass_accuracy"] = self._print_per_class(seen, counts)
         if self.cfg.TEST.COMPUTE_CMAT:
-            seen = np.union1d(true, pred)
-            shares = counts[np.ix_(seen, seen)] / np.maximum(total[seen, None], 1)
+            rows = np.maximum(counts.sum(axis=1, keepdims=True), 1)  # a class that is only predicted has a row of zeros
             save_path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-            torch.save(torch.from_numpy(shares), save_path)
+            torch.save(torch.from_numpy(counts / rows), save_path)
             print(f"Confusion matrix is saved to {save_path}")
-
         return results
+
+    def _print_per_class(self, seen: np.ndarray, counts: np.ndarray) -> float:
+        """Print the accuracy of each class that occurs among the labels; returns their mean in percent.
+
+        Args:
+            seen: labels (C,) of the rows and columns of `counts`.
+            counts: confusion matrix (C, C), true labels in rows.
+        """
+        print("=> per-class result")
+        recalls = []
+        for label, correct, total in zip(seen, counts.diagonal(), counts.sum(axis=1), strict=True):
+            if total:
+                recalls.append(correct / total)
+                print(
+                    f"* class: {label} ({self._lab2cname[label]})\ttotal: {total:,}\t"
+                    f"correct: {correct:,}\tacc: {100.0 * correct / total:.1f}%"
+                )
+        mean = 100.0 * float(np.mean(recalls))
+        print(f"* average: {mean:.1f}%")
+        return mean

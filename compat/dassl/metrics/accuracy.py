@@ -15,9 +15,9 @@ def compute_accuracy(
     """How often the label is among the k highest scores.
 
     Args:
-        output: scores (B, K), or a tuple whose first element they are.
+        output: scores (B, K), or a tuple that starts with them.
         target: labels (B,).
-        topk: the k's.
+        topk: values of k.
 
     Returns:
         For each k the percentage, of shape (1,), on the device of the scores.

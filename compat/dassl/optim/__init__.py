@@ -1,4 +1,4 @@
-"""Optimizers and learning rates by name."""
+"""Optimizers and learning rate schedules by name."""
 
 from .lr_scheduler import build_lr_scheduler
 from .optimizer import build_optimizer

@@ -1,8 +1,8 @@
-"""The optimizer that a configuration names."""
+"""The optimizer that a configuration selects."""
 
 import warnings
-from typing import Any
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ __all__ = ["RAdam", "build_optimizer"]
 
 
 class RAdam(torch.optim.RAdam):
-    """Rectified Adam (arXiv 1908.03265) with the weight decay of its authors' code: weights shrink by lr * decay."""
+    """Rectified Adam (arXiv 1908.03265) with its authors' decoupled weight decay: weights shrink by lr * decay."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -23,7 +23,7 @@ class RAdam(torch.optim.RAdam):
             for p in group["params"]:
                 if p.grad is not None:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-            group["weight_decay"] = 0  # else torch adds it to the gradient
+            group["weight_decay"] = 0  # otherwise torch adds it to the gradient
         loss = super().step(closure)
         for group, decay in zip(self.param_groups, decays):
             group["weight_decay"] = decay
@@ -31,7 +31,7 @@ class RAdam(torch.optim.RAdam):
 
 
 def _staged(model: nn.Module, optim_cfg: CfgNode) -> list:
-    """Two parameter groups: the modules named NEW_LAYERS at the full rate, all others at BASE_LR_MULT times it."""
+    """Two parameter groups: NEW_LAYERS at the full learning rate, all other modules at BASE_LR_MULT times it."""
     if not isinstance(model, nn.Module):
         raise TypeError("OPTIM.STAGED_LR needs a module, not a list of parameters")
     model = model.module if isinstance(model, nn.DataParallel) else model
@@ -52,7 +52,7 @@ def build_optimizer(
 
     Args:
         model: a module, or parameters, or parameter groups.
-        param_groups: used instead of `model` if given.
+        param_groups: replaces `model` if given.
 
     Raises:
         ConfigError: unknown name.
@@ -68,11 +68,11 @@ def build_optimizer(
         "rmsprop": (torch.optim.RMSprop, {"momentum": optim_cfg.MOMENTUM, "alpha": optim_cfg.RMSPROP_ALPHA}),
     }
     if optim_cfg.NAME not in known:
-        raise ConfigError(f'OPTIM.NAME is one of {", ".join(known)}, not "{optim_cfg.NAME}"')
+        raise ConfigError(f'OPTIM.NAME must be one of {", ".join(known)}, not "{optim_cfg.NAME}"')
 
     if param_groups is not None:
         if optim_cfg.STAGED_LR:
-            warnings.warn("OPTIM.STAGED_LR does nothing where the parameter groups are given")
+            warnings.warn("OPTIM.STAGED_LR is ignored because parameter groups are given")
     elif optim_cfg.STAGED_LR:
         param_groups = _staged(model, optim_cfg)
     else:

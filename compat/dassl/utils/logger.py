@@ -1,4 +1,4 @@
-"""Console output that is also kept in a file."""
+"""Console output that is also written to a file."""
 
 import os
 import sys
@@ -11,15 +11,15 @@ __all__ = ["Logger", "setup_logger"]
 
 
 class Logger:
-    """Writes to the console that was `sys.stdout` and to a file; everything else is the console's."""
+    """Writes to both the console (the previous `sys.stdout`) and a file; other attributes are the console's."""
 
     def __init__(self, fpath: str | None = None):
         self.console = sys.stdout
         self.file = None
         if fpath is not None:
             mkdir_if_missing(os.path.dirname(fpath))
-            # by the line: a killed run keeps what it had printed
-            self.file = open(fpath, "a", buffering=1, encoding="utf-8")
+            # line-buffered, so that the log of a killed run is complete
+            self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
     def write(self, msg: str) -> int:
         if self.file is not None:
@@ -32,7 +32,7 @@ class Logger:
         self.console.flush()
 
     def close(self) -> None:
-        """Close the file; the console belongs to others."""
+        """Close the file; the console stays open."""
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -42,9 +42,9 @@ class Logger:
 
 
 def setup_logger(output: str | None = None) -> None:
-    """From now on keep what is printed in `output`, a .txt or .log file, or in `output`/log.txt.
+    """Also write everything printed from now on to `output`, a .txt or .log file, or to `output`/log.txt.
 
-    An earlier log is left as it is: the new one gets the time in its name.
+    An existing log is kept; the new one gets the time appended to its name.
     """
     if output is None:
         return

@@ -1,17 +1,16 @@
-"""Running averages of what training prints."""
+"""Running averages of the metrics that training logs."""
 
 from collections import defaultdict
-from typing import Union
 
 import torch
 
 __all__ = ["AverageMeter", "MetricMeter"]
 
-Number = Union[int, float, torch.Tensor]
+Number = int | float | torch.Tensor
 
 
 class AverageMeter:
-    """The last value and the mean of all, or with `ema` a moving average that forgets a tenth at each step."""
+    """The last value and the mean of all, or with `ema` an exponential moving average with decay 0.9."""
 
     def __init__(self, ema: bool = False):
         self.ema = ema
@@ -31,22 +30,22 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """One meter per name; as text "name last (mean)", joined by `delimiter`."""
+    """One meter per name; printed as "name last (mean)", joined by `delimiter`."""
 
     def __init__(self, delimiter: str = " "):
         self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
     def update(self, input_dict: dict[str, Number] | None) -> None:
-        """Count every value of a step; None, from a step that measured nothing, is passed over.
+        """Add the metrics of one step; None, from a step without metrics, is ignored.
 
         Raises:
-            TypeError: `input_dict` is no dictionary.
+            TypeError: `input_dict` is not a dictionary.
         """
         if input_dict is None:
             return
         if not isinstance(input_dict, dict):
-            raise TypeError(f"a step gives its losses as a dictionary, not as {type(input_dict).__name__}")
+            raise TypeError(f"the metrics of a step must be a dictionary, not {type(input_dict).__name__}")
         for name, value in input_dict.items():
             self.meters[name].update(value)
 

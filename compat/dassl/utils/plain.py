@@ -1,7 +1,7 @@
-"""What `torch.save` wrote, without building anything but tensors and plain containers.
+"""Reads what `torch.save` wrote without building anything but tensors and plain containers.
 
-It reads both formats, the zip archive and the stream of pickles of torch before 1.6, by itself: `torch.load` does not
-use the unpickler that it is given in every version.
+Both formats are parsed here, the zip archive and the pickle stream of torch before 1.6, because not every version of
+`torch.load` uses the unpickler that it is given.
 """
 
 import collections
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["Stub", "is_program", "read_plain"]
+__all__ = ["Stub", "read_plain"]
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -34,10 +34,10 @@ _STORAGES = {
 
 
 class Stub:
-    """Stands for an object of a class that is not to be built; keeps its plain attributes.
+    """Takes the place of an object whose class must not be instantiated; keeps its plain attributes.
 
     Attributes:
-        stands_for: module and name of the class.
+        stands_for: module and name of that class.
     """
 
     stands_for = ""
@@ -56,7 +56,7 @@ class Stub:
 
 
 def _tensor(flat: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> torch.Tensor:
-    """A view of a storage; torch refuses one that reaches beyond it."""
+    """A view of a storage; torch rejects one that exceeds it."""
     return flat.as_strided(size, stride, offset)
 
 
@@ -65,9 +65,9 @@ def _parameter(data: torch.Tensor, requires_grad: bool, *_: Any) -> torch.nn.Par
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Gives every class and function that a file names one of these meanings, and otherwise a Stub of its own."""
+    """Resolves the names in a pickle to the few that are allowed, and every other one to a Stub."""
 
-    _MEANING = {
+    _ALLOWED = {
         "builtins.dict": dict,
         "builtins.list": list,
         "builtins.set": set,
@@ -84,11 +84,11 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
-        self.storages: dict[str, torch.Tensor] = {}  # flat tensors, to be filled after the pickle is read
+        self.storages: dict[str, torch.Tensor] = {}  # flat tensors, filled after the pickle has been read
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        return self._MEANING.get(full) or type("Stub", (Stub,), {"stands_for": full})
+        return self._ALLOWED.get(full) or type("Stub", (Stub,), {"stands_for": full})
 
     def persistent_load(self, pid: tuple) -> torch.Tensor:
         _, dtype, key, _, count, *view = pid
@@ -102,7 +102,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _fill(flat: torch.Tensor, data: bytes) -> None:
     if len(data) != flat.numel() * flat.element_size():
-        raise ValueError("the numbers of a tensor are incomplete")
+        raise ValueError("the data of a tensor is incomplete")
     if data:
         flat.copy_(torch.frombuffer(bytearray(data), dtype=flat.dtype))
 
@@ -124,24 +124,16 @@ def _read_stream(file: BinaryIO) -> Any:
     data = unpickler.load()
     for key in _PlainUnpickler(file).load():
         flat = unpickler.storages[key]
-        struct.unpack("<q", file.read(8))  # the count once more
+        struct.unpack("<q", file.read(8))  # the element count again
         _fill(flat, file.read(flat.numel() * flat.element_size()))
     return data
 
 
-def is_program(fpath: str) -> bool:
-    """Whether the file is a TorchScript program, which `torch.load` of some versions would run."""
-    if not zipfile.is_zipfile(fpath):
-        return False
-    with zipfile.ZipFile(fpath) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def read_plain(fpath: str) -> Any:
-    """Tensors (on the CPU), containers, numbers and text as they were saved; a `Stub` for everything else.
+    """Tensors (on the CPU), containers, numbers and strings as they were saved; a `Stub` for everything else.
 
     Raises:
-        Exception: of any kind, where the file is damaged or something else.
+        Exception: of any kind, if the file is damaged or was not written by `torch.save`.
     """
     if zipfile.is_zipfile(fpath):
         with zipfile.ZipFile(fpath) as archive:

@@ -1,18 +1,19 @@
 """Small helpers around files, images and the machine."""
 
-import difflib
 import json
 import os
 import platform
 import random
 import warnings
-from typing import Any
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import PIL
 import torch
 from PIL import Image
+
+from promptbias.utils.errors import UserError, nearest
 
 __all__ = [
     "ConfigError",
@@ -30,15 +31,15 @@ __all__ = [
 ]
 
 
-class ConfigError(ValueError):
-    """A configuration, or data, that no run can come of. The message names the key or the place, and what it may be."""
+class ConfigError(UserError, ValueError):
+    """An invalid configuration or dataset. The message names the key or the file, and the values that are allowed."""
 
 
-class ImageError(OSError):
+class ImageError(UserError, OSError):
     """An image file that cannot be read."""
 
     def __init__(self, message: str):
-        # a loader's worker process hands an error on as the text of its traceback; our sentence stands at its end
+        # a DataLoader worker passes an error on as the text of its traceback, which ends with our message
         super().__init__(message.rpartition("ImageError: ")[2].strip())
 
 
@@ -46,7 +47,7 @@ DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's names for
 
 
 def mkdir_if_missing(dirname: str) -> None:
-    """Make the folder and those above it; "" is the current one."""
+    """Create a folder and its parents; "" is the current folder."""
     os.makedirs(dirname or ".", exist_ok=True)
 
 
@@ -64,7 +65,7 @@ def read_json(fpath: str) -> Any:
 
 
 def write_json(obj: Any, fpath: str) -> None:
-    """Write `obj` indented; makes the folder if need be."""
+    """Write `obj` as indented JSON; creates the folder if necessary."""
     mkdir_if_missing(os.path.dirname(fpath))
     with open(fpath, "w", encoding="utf-8") as file:
         json.dump(obj, file, indent=4)
@@ -81,29 +82,30 @@ def read_image(path: str) -> Image.Image:
     """The image in RGB.
 
     Raises:
-        ImageError: missing, truncated or no image, or deeper than 8 bits, which Pillow would cut off; names the file.
+        ImageError: the file is missing, truncated, not an image, or has more than 8 bits per channel, which Pillow
+            would clip; the message names the file.
     """
     try:
         with Image.open(path) as image:
             if image.mode in DEEP_MODES:
-                raise ValueError(f"mode {image.mode}, more than 8 bits per channel; save it with 8")
+                raise ValueError(f"mode {image.mode} has more than 8 bits per channel, save it with 8")
             return image.convert("RGB")
     except Exception as error:  # each of Pillow's decoders fails in its own way
-        what = "there is no image" if not os.path.exists(path) else f"not a readable image ({error})"
-        raise ImageError(f"{path}: {what}; replace the file or take it out of the dataset") from error
+        what = "the file does not exist" if not os.path.exists(path) else f"not a readable image ({error})"
+        raise ImageError(f"{path}: {what}; replace the file or remove it from the dataset") from error
 
 
 def image_bytes(path: str) -> int:
-    """How much memory `read_image` takes, from the header of the file alone; 0 for what it refuses."""
+    """Memory that `read_image` needs, from the file's header alone; 0 for a file that it rejects."""
     try:
         with Image.open(path) as image:
-            return 4 * image.width * image.height  # Pillow gives a pixel of RGB four bytes
-    except Exception:  # as in `read_image`, whose error comes when the image is asked for
+            return 4 * image.width * image.height  # Pillow stores an RGB pixel in four bytes
+    except Exception:  # `read_image` reports it when the image is needed
         return 0
 
 
 def collect_env_info() -> str:
-    """Versions and hardware, one per line; starts no other program."""
+    """Versions and hardware, one per line; runs no subprocess."""
     import torchvision
 
     cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
@@ -132,13 +134,9 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 
 
 def check_availability(requested: str, available: Sequence[str]) -> None:
-    """Raises ConfigError, with the nearest match, if `requested` is none of `available`."""
-    if requested in available:
-        return
-    folded = {name.lower(): name for name in available}
-    near = difflib.get_close_matches(requested.lower(), folded, n=1)
-    hint = f'did you mean "{folded[near[0]]}"?' if near else f"known: {', '.join(sorted(available)) or 'none'}"
-    raise ConfigError(f'"{requested}" is not available; {hint}')
+    """Raises ConfigError, with the closest match, if `requested` is not among `available`."""
+    if requested not in available:
+        raise ConfigError(f'"{requested}" is not available; {nearest(requested, available)}')
 
 
 def tolist_if_not(x: Any) -> list:

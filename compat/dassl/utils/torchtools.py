@@ -2,16 +2,17 @@
 
 import os
 import shutil
-import tempfile
 import warnings
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
-from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
-from .plain import is_program, read_plain
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import atomic_write, is_torchscript
+
+from .plain import read_plain
 from .tools import mkdir_if_missing
 
 __all__ = [
@@ -24,24 +25,12 @@ __all__ = [
 ]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be used."""
 
 
-@contextmanager
-def _beside(path: str) -> Iterator[str]:
-    """A name to write to that becomes `path` only when the block ends well, so that no file is ever half-written."""
-    beside = tempfile.mkdtemp(dir=os.path.dirname(path), prefix=".writing-")
-    try:
-        name = os.path.join(beside, os.path.basename(path))
-        yield name
-        os.replace(name, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
 def _without_module(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """`nn.DataParallel` puts "module." before every name."""
+    """Drop the "module." that `nn.DataParallel` puts before every name."""
     return {name.removeprefix("module."): v for name, v in state_dict.items()}
 
 
@@ -56,7 +45,7 @@ def save_checkpoint(
 
     Args:
         state: plain data and tensors, with "state_dict" and "epoch" (finished epochs) among the keys.
-        is_best: also keep it as model-best.pth.tar.
+        is_best: also save it as model-best.pth.tar.
         remove_module_from_keys: save as if the model were not wrapped in `nn.DataParallel`.
         model_name: file name; default model.pth.tar-<epoch>.
     """
@@ -65,40 +54,40 @@ def save_checkpoint(
         state = {**state, "state_dict": _without_module(state["state_dict"])}
     model_name = model_name or f"model.pth.tar-{state['epoch']}"
     fpath = os.path.join(save_dir, model_name)
-    with _beside(fpath) as beside:
-        torch.save(state, beside)
+    with atomic_write(fpath, "wb") as file:
+        torch.save(state, file)
     print(f"Checkpoint saved to {fpath}")
 
-    with _beside(os.path.join(save_dir, "checkpoint")) as beside, open(beside, "w", encoding="utf-8") as file:
+    with atomic_write(os.path.join(save_dir, "checkpoint")) as file:
         file.write(model_name + "\n")
 
     if is_best:
         best_fpath = os.path.join(save_dir, "model-best.pth.tar")
-        with _beside(best_fpath) as beside:
-            shutil.copyfile(fpath, beside)
+        with open(fpath, "rb") as source, atomic_write(best_fpath, "wb") as file:
+            shutil.copyfileobj(source, file)
         print(f'Best checkpoint saved to "{best_fpath}"')
 
 
 def load_checkpoint(fpath: str) -> Any:
-    """What `torch.save` wrote, tensors on the CPU. Executes nothing that the file names.
+    """Load what `torch.save` wrote, tensors on the CPU, without executing code from the file.
 
-    Dassl's own checkpoints hold a live scheduler object, which `weights_only` refuses: in such files everything that
-    is neither a tensor nor a plain container arrives as a `Stub`.
+    Upstream Dassl's checkpoints contain a live scheduler object, which `weights_only` rejects. In such files everything
+    that is neither a tensor nor a plain container is replaced by a `Stub`.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: damaged, or nothing that `torch.save` writes.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file is damaged or was not written by `torch.save`.
     """
     if fpath is None:
-        raise ValueError("no path of a checkpoint was given")
+        raise ValueError("load_checkpoint needs a path, not None")
     if not os.path.isfile(fpath):
-        raise FileNotFoundError(f'there is no checkpoint at "{fpath}"; train first or give another path')
+        raise FileNotFoundError(f'there is no checkpoint at "{fpath}"; train first, or give another path')
     try:
-        if is_program(fpath):
-            raise CheckpointError(f'"{fpath}" is a TorchScript program, not a checkpoint; give another file')
+        if is_torchscript(fpath):
+            raise CheckpointError(f'"{fpath}" is a TorchScript archive, not a checkpoint; give another file')
         try:
             return torch.load(fpath, map_location="cpu", weights_only=True)
-        except Exception:  # objects or damage: the second reading tells which
+        except Exception:  # it contains objects or is damaged: read_plain tells which
             return read_plain(fpath)
     except CheckpointError:
         raise
@@ -121,7 +110,7 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
     checkpoint = load_checkpoint(fpath)
     for key in ("state_dict", "epoch"):
         if key not in checkpoint:
-            raise CheckpointError(f'the checkpoint "{fpath}" has no "{key}": it was not written by save_checkpoint')
+            raise CheckpointError(f'the checkpoint "{fpath}" has no "{key}"; give one that save_checkpoint has written')
     model.load_state_dict(checkpoint["state_dict"])
     print("Loaded model weights")
     for name, part in {"optimizer": optimizer, "scheduler": scheduler}.items():
@@ -133,7 +122,7 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
 
 
 def count_num_param(model: nn.Module | None = None, params: Iterable | None = None) -> int:
-    """How many numbers a model has, or an iterable of parameters (or of dictionaries with one under "params")."""
+    """Number of parameters of a model, or of an iterable of parameters or of dictionaries with one under "params"."""
     if model is None and params is None:
         raise ValueError("count_num_param needs a model or params")
     params = params if model is None else model.parameters()
@@ -141,7 +130,7 @@ def count_num_param(model: nn.Module | None = None, params: Iterable | None = No
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
-    """Load those weights of a checkpoint, or of a bare state dictionary, whose name and shape the model has."""
+    """Load the weights of a checkpoint or bare state dict whose names and shapes match those of the model."""
     checkpoint = load_checkpoint(weight_path)
     weights = _without_module(checkpoint.get("state_dict", checkpoint))
     own = model.state_dict()
@@ -149,7 +138,7 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     discarded = [name for name in weights if name not in matched]
     model.load_state_dict({**own, **matched})
     if not matched:
-        warnings.warn(f"nothing in {weight_path} fits the model; compare the names of the parameters")
+        warnings.warn(f"no weight in {weight_path} matches the model; compare the parameter names")
         return
     print(f"Successfully loaded pretrained weights from {weight_path}")
     if discarded:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from dassl.utils import ConfigError
+from promptbias.utils.errors import nearest
 
 __all__ = ["Datum", "DatasetBase"]
 
@@ -21,7 +22,7 @@ class Datum:
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
         if not os.path.isfile(impath):
-            raise FileNotFoundError(f'the dataset lists "{impath}", which does not exist; is DATASET.ROOT right?')
+            raise FileNotFoundError(f'the dataset lists "{impath}", which does not exist; check DATASET.ROOT')
         self._impath = impath
         self._label = label
         self._domain = domain
@@ -34,7 +35,7 @@ class Datum:
 
 
 class DatasetBase:
-    """Training, validation and test images; classes are those of the labelled training images.
+    """Training, validation and test images; the classes are those of the labelled training images.
 
     Args:
         train_x: labelled training images.
@@ -70,9 +71,9 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source: Sequence[Datum]) -> int:
-        """The highest label plus one; ConfigError where there is no image."""
+        """The highest label plus one; ConfigError if there are no images."""
         if not data_source:
-            raise ConfigError("the dataset has no training image; is DATASET.ROOT right?")
+            raise ConfigError("the dataset has no training images; check DATASET.ROOT")
         return max(item.label for item in data_source) + 1
 
     @staticmethod
@@ -83,30 +84,30 @@ class DatasetBase:
         return names, list(names.values())
 
     def check_input_domains(self, source_domains: Sequence[str], target_domains: Sequence[str]) -> None:
-        """Raises ConfigError unless both name at least one domain, and only such as the dataset has."""
+        """Raises ConfigError unless both name at least one domain, and only domains of the dataset."""
         for role, chosen in {"SOURCE": source_domains, "TARGET": target_domains}.items():
             if not chosen:
                 raise ConfigError(f"DATASET.{role}_DOMAINS is empty; choose from {', '.join(self.domains)}")
             self.is_input_domain_valid(chosen)
 
     def is_input_domain_valid(self, input_domains: Sequence[str]) -> None:
-        """Raises ConfigError if one is not a domain of the dataset."""
+        """Raises ConfigError if one of them is not a domain of the dataset."""
         for domain in input_domains:
             if domain not in self.domains:
-                raise ConfigError(f'"{domain}" is no domain of this dataset; known: {", ".join(self.domains)}')
+                raise ConfigError(f'"{domain}" is not a domain of this dataset; {nearest(domain, self.domains)}')
 
     def generate_fewshot_dataset(
         self, *data_sources: Sequence[Datum], num_shots: int = -1, repeat: bool = False
     ) -> Sequence[Datum] | Sequence[Sequence[Datum]]:
-        """Draw `num_shots` images of each class with Python's `random`, so that its seed decides which.
+        """Draw `num_shots` images of each class with Python's `random`, so that its seed determines which.
 
         Args:
-            data_sources: each is drawn from by itself.
-            num_shots: below 1 everything is kept.
-            repeat: a class with too few images repeats some; otherwise all of its images are taken.
+            data_sources: lists of images, each drawn from separately.
+            num_shots: images per class; below 1, all are kept.
+            repeat: draw with replacement from a class with too few images, instead of taking all of them.
 
         Returns:
-            The images drawn, classes in the order in which they first occur; a list of such for several sources.
+            The images drawn, classes in order of first occurrence; one list per source if there are several.
         """
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources

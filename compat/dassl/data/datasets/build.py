@@ -1,4 +1,4 @@
-"""The dataset that a configuration names."""
+"""The dataset that a configuration selects."""
 
 from yacs.config import CfgNode
 
@@ -10,7 +10,7 @@ DATASET_REGISTRY = Registry("DATASET")
 
 
 def build_dataset(cfg: CfgNode) -> DatasetBase:
-    """An instance of `DATASET.NAME`; ValueError if it is not registered."""
+    """An instance of `DATASET.NAME`; ConfigError if it is not registered."""
     check_availability(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
     if cfg.VERBOSE:
         print(f"Loading dataset: {cfg.DATASET.NAME}")

@@ -1,8 +1,8 @@
-"""Image transforms by name, in a fixed order whatever order they are named in."""
+"""Image transforms by name, applied in a fixed order regardless of the order of the names."""
 
 import random
-from typing import Any
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torchvision.transforms import functional as F
 from yacs.config import CfgNode
 
 from dassl.utils import ConfigError
+from promptbias.utils.errors import nearest
 
 __all__ = ["INTERPOLATION_MODES", "build_transform"]
 
@@ -29,7 +30,7 @@ AVAI_CHOICES = [
     "instance_norm",
     "random_crop",
     "random_translation",
-    "center_crop",  # always done in testing
+    "center_crop",  # always applied for evaluation
     "cutout",
     "gaussian_noise",
     "colorjitter",
@@ -39,7 +40,7 @@ AVAI_CHOICES = [
 
 
 class Random2DTranslation:
-    """With probability `p` resize to 9/8 of the size and cut a random window out of it; otherwise only resize."""
+    """With probability `p` resize to 9/8 of the size and crop a random window; otherwise only resize."""
 
     def __init__(
         self, height: int, width: int, p: float = 0.5, interpolation: InterpolationMode = InterpolationMode.BILINEAR
@@ -59,7 +60,7 @@ class Random2DTranslation:
 
 
 class InstanceNormalization:
-    """Each channel of one image to mean 0 and standard deviation 1."""
+    """Normalises each channel of an image to mean 0 and standard deviation 1."""
 
     def __init__(self, eps: float = 1e-8):
         self.eps = eps
@@ -72,7 +73,7 @@ class InstanceNormalization:
 
 
 class Cutout:
-    """Set `n_holes` squares of `length` pixels at random places to zero (arXiv 1708.04552)."""
+    """Sets `n_holes` randomly placed squares with sides of `length` pixels to zero (arXiv 1708.04552)."""
 
     def __init__(self, n_holes: int = 1, length: int = 16):
         self.n_holes = n_holes
@@ -89,7 +90,7 @@ class Cutout:
 
 
 class GaussianNoise:
-    """With probability `p` add normal noise to every pixel."""
+    """With probability `p` adds Gaussian noise to every pixel."""
 
     def __init__(self, mean: float = 0.0, std: float = 0.15, p: float = 0.5):
         self.mean = mean
@@ -103,18 +104,18 @@ class GaussianNoise:
 
 
 def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Any:
-    """The transform that `INPUT.TRANSFORMS` names: PIL image -> float tensor (3, H, W).
+    """The transforms that `INPUT.TRANSFORMS` names: PIL image -> float tensor (3, H, W).
 
     Args:
         is_train: with augmentation; otherwise the shorter side is resized to the longer of `INPUT.SIZE`, and the
-            centre is cut out.
-        choices: used instead of `INPUT.TRANSFORMS`.
+            centre is cropped.
+        choices: replaces `INPUT.TRANSFORMS`.
 
     Returns:
-        A torchvision transform, or None where `INPUT.NO_TRANSFORM` is set.
+        A torchvision transform, or None if `INPUT.NO_TRANSFORM` is set.
 
     Raises:
-        ConfigError: unknown transform or interpolation.
+        ConfigError: an unknown transform or interpolation.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
@@ -122,32 +123,26 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
         if choice not in AVAI_CHOICES:
-            raise ConfigError(f'"{choice}" is no transform of INPUT.TRANSFORMS; known: {", ".join(AVAI_CHOICES)}')
+            raise ConfigError(f'INPUT.TRANSFORMS: "{choice}" is not a transform; {nearest(choice, AVAI_CHOICES)}')
     if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
         raise ConfigError(
-            f'INPUT.INTERPOLATION is one of {", ".join(INTERPOLATION_MODES)}, not "{cfg.INPUT.INTERPOLATION}"'
+            f'INPUT.INTERPOLATION must be one of {", ".join(INTERPOLATION_MODES)}, not "{cfg.INPUT.INTERPOLATION}"'
         )
     print(f"Building transform_{'train' if is_train else 'test'}")
     steps = []
-    for chosen, line, make in (_train_steps if is_train else _test_steps)(cfg.INPUT, set(choices)):
-        if chosen:
+    for enabled, line, make in (_train_steps if is_train else _test_steps)(cfg.INPUT, set(choices)):
+        if enabled:
             print(f"+ {line}")
             steps.append(make())
     return T.Compose(steps)
 
 
-# a step: whether it is chosen, its line in the log, how to make it
+# a step: whether it is enabled, its log line, its constructor
 Step = tuple[bool, str, Callable[[], Any]]
 
 
 def _train_steps(cfg: CfgNode, choices: set[str]) -> list[Step]:
     size, interpolation = cfg.SIZE, INTERPOLATION_MODES[cfg.INTERPOLATION]
-    jitter = {
-        "brightness": cfg.COLORJITTER_B,
-        "contrast": cfg.COLORJITTER_C,
-        "saturation": cfg.COLORJITTER_S,
-        "hue": cfg.COLORJITTER_H,
-    }
     return [
         (
             not choices & {"random_crop", "random_resized_crop"},
@@ -166,11 +161,7 @@ def _train_steps(cfg: CfgNode, choices: set[str]) -> list[Step]:
             lambda: T.RandomResizedCrop(size, scale=cfg.RRCROP_SCALE, interpolation=interpolation),
         ),
         ("random_flip" in choices, "random flip", T.RandomHorizontalFlip),
-        (
-            "colorjitter" in choices,
-            f"color jitter ({', '.join(f'{k}={v}' for k, v in jitter.items())})",
-            lambda: T.ColorJitter(**jitter),
-        ),
+        _color_jitter(cfg, choices),
         ("randomgrayscale" in choices, "random gray scale", lambda: T.RandomGrayscale(p=cfg.RGS_P)),
         (
             "gaussian_blur" in choices,
@@ -202,6 +193,17 @@ def _test_steps(cfg: CfgNode, choices: set[str]) -> list[Step]:
         _normalize(cfg, choices),
         _instance_norm(choices),
     ]
+
+
+def _color_jitter(cfg: CfgNode, choices: set[str]) -> Step:
+    strengths = {
+        "brightness": cfg.COLORJITTER_B,
+        "contrast": cfg.COLORJITTER_C,
+        "saturation": cfg.COLORJITTER_S,
+        "hue": cfg.COLORJITTER_H,
+    }
+    line = f"color jitter ({', '.join(f'{name}={value}' for name, value in strengths.items())})"
+    return "colorjitter" in choices, line, lambda: T.ColorJitter(**strengths)
 
 
 def _normalize(cfg: CfgNode, choices: set[str]) -> Step:

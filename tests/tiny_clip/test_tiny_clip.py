@@ -1,4 +1,4 @@
-"""The embedded tiny CLIP: its file, how it loads, what it knows, and that its pre-training runs, stops and goes on."""
+"""The embedded tiny CLIP: its file, how it loads, what it knows, and that its pre-training runs and resumes."""
 
 import json
 import os
@@ -13,19 +13,18 @@ import pytest
 import torch
 from clip import tokenize
 from clip.model import CLIP, build_model
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from promptbias.tiny_clip.captions import DIGITS, LETTERS, captions, vocabulary
+from promptbias.tiny_clip.evaluate import handwritten, image_features, text_features
+from promptbias.tiny_clip.glyphs import CHARACTERS, Scribble, coarsen, render
+from promptbias.tiny_clip.pretrain import ARCHITECTURE, Towers
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from promptbias import tiny_clip
-from promptbias.tiny_clip.captions import captions, vocabulary
-from promptbias.tiny_clip.evaluate import handwritten, image_features, text_features
-from promptbias.tiny_clip.glyphs import CHARACTERS, Scribble, coarsen, render
-from promptbias.tiny_clip.pretrain import ARCHITECTURE, Towers
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +37,12 @@ def clip(weights):
     return build_model(dict(weights)).float()
 
 
-def test_the_file_is_small_and_says_what_it_is():
+def test_the_file_is_small_and_describes_itself():
     assert os.path.getsize(tiny_clip.WEIGHTS) < 8e6
-    about = tiny_clip.about()
-    assert about["architecture"] == ARCHITECTURE
-    assert about["pixel_mean"] == list(tiny_clip.MEAN) and about["pixel_std"] == list(tiny_clip.STD)
-    assert {"steps", "seed", "batch", "rate"} <= set(about)
+    metadata = tiny_clip.metadata()
+    assert metadata["architecture"] == ARCHITECTURE
+    assert metadata["pixel_mean"] == list(tiny_clip.MEAN) and metadata["pixel_std"] == list(tiny_clip.STD)
+    assert {"steps", "seed", "batch", "rate"} <= set(metadata)
 
 
 def test_names_and_shapes_are_those_of_openais_class(weights):
@@ -52,8 +51,8 @@ def test_names_and_shapes_are_those_of_openais_class(weights):
     assert all(v.dtype == torch.float32 and v.isfinite().all() for v in weights.values())
 
 
-def test_build_model_keeps_every_number(weights, clip):
-    """`build_model` goes through float16; nothing is lost, because the weights are float16 numbers."""
+def test_build_model_keeps_every_value(weights, clip):
+    """`build_model` goes through float16; nothing is lost, because the weights are representable in float16."""
     built = clip.state_dict()
     for name, value in weights.items():
         assert torch.equal(built[name], value), name
@@ -87,13 +86,13 @@ def test_handwritten_digits_are_normalised_light_on_dark():
 
 def test_training_computes_what_openais_class_computes(clip):
     towers, choose = Towers(clip), torch.Generator().manual_seed(0)
-    pictures = torch.rand(4, 64, 64, generator=choose)
+    images = torch.rand(4, 64, 64, generator=choose)
     mean, std = (torch.tensor(t).view(3, 1, 1) for t in (tiny_clip.MEAN, tiny_clip.STD))
     tokens = tokenize(["a photo of the digit three.", "X X X X x.", "seven"])
     cut = tokens[:, : int(tokens.argmax(-1).max()) + 1]
     with torch.no_grad():
         pairs = [
-            (towers.image(pictures), clip.encode_image((pictures[:, None].expand(-1, 3, -1, -1) - mean) / std)),
+            (towers.image(images), clip.encode_image((images[:, None].expand(-1, 3, -1, -1) - mean) / std)),
             (towers.text(cut), clip.encode_text(tokens)),
         ]
     for ours, stock in pairs:
@@ -108,7 +107,7 @@ def test_captions_fit_name_their_class_and_stay_in_the_vocabulary(seed, long):
     known = set(tokenize(vocabulary()).flatten().tolist())
     tokens = tokenize(texts)  # raises if a caption is too long
     assert set(tokens.flatten().tolist()) <= known
-    names = "zero one two three four five six seven eight nine".split() + list("abcdefghijklmnopqrstuvwxyz")
+    names = DIGITS + LETTERS
     for text, name in zip(texts, names):
         assert name in text.replace(",", "").replace(".", "").split()
 
@@ -128,7 +127,7 @@ def test_glyphs_and_their_scribbles():
     assert (glyphs.amax((-1, -2)) > 0.9).all() and (glyphs[:, :, 0].amax() < 0.1)
     flat = glyphs[0]
     drawn = [Scribble()(flat, 1.0, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    assert drawn[0].shape == flat.shape and 0 <= drawn[0].min() and drawn[0].max() <= 1
+    assert drawn[0].shape == flat.shape and drawn[0].min() >= 0 and drawn[0].max() <= 1
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
@@ -137,18 +136,18 @@ def command(output, *more):
     return dict(args=code, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def test_a_few_steps_from_nothing(tmp_path):
+def test_a_few_steps_from_scratch(tmp_path):
     output = tmp_path / "few.safetensors"
     done = subprocess.run(**command(output, "--steps", "3", "--seed", "5"), timeout=120)
     assert done.returncode == 0, done.stderr
     assert os.listdir(tmp_path) == ["few.safetensors"]
     with safe_open(str(output), "pt") as file:
-        about = {k: json.loads(v) for k, v in file.metadata().items()}
-    assert about["steps"] == 3 and about["seed"] == 5
+        metadata = {k: json.loads(v) for k, v in file.metadata().items()}
+    assert metadata["steps"] == 3 and metadata["seed"] == 5
     assert build_model(tiny_clip.state_dict(str(output))).float().logit_scale.isfinite()
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_an_error_of_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = subprocess.run(**command(tmp_path / "file" / "tiny.safetensors", "--steps", "1"), timeout=120)
     assert done.returncode == 1
@@ -156,15 +155,15 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    keep = ("--steps", "6", "--keep-every", "2")
-    assert subprocess.run(**command(whole, *keep), timeout=120).returncode == 0
-    process = subprocess.Popen(**command(broken, *keep))
+    steps = ("--steps", "6", "--save-every", "2")
+    assert subprocess.run(**command(whole, *steps), timeout=120).returncode == 0
+    process = subprocess.Popen(**command(broken, *steps))
     while not os.path.exists(f"{broken}.state") and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert subprocess.run(**command(broken, *keep), timeout=120).returncode == 0
+    assert subprocess.run(**command(broken, *steps), timeout=120).returncode == 0
     expected, found = load_file(whole), load_file(broken)
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)

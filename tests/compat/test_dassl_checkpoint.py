@@ -1,4 +1,4 @@
-"""compat/dassl: checkpoints, written whole and read without running anything."""
+"""compat/dassl: checkpoints, written atomically and read without executing code."""
 
 import os
 
@@ -35,23 +35,24 @@ class Harmful:
         return os.system, (f'echo > "{self.path}"',)
 
 
-def test_places_and_names(tmp_path):
+def test_paths_and_names(tmp_path):
     save_checkpoint(STATE, str(tmp_path), is_best=True)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-2"]
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
     assert (tmp_path / "checkpoint").read_text() == "model.pth.tar-2\n"
     loaded = load_checkpoint(str(tmp_path / "model.pth.tar-2"))
     assert loaded["epoch"] == 2 and list(loaded["state_dict"]) == ["a", "b"]
     assert torch.equal(loaded["state_dict"]["a"], torch.arange(3.0))
-    assert list(STATE["state_dict"]) == ["module.a", "b"]  # the caller's is as it was
+    assert list(STATE["state_dict"]) == ["module.a", "b"]  # the caller's state is unchanged
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     save_checkpoint(STATE, str(tmp_path), model_name="model")
     before = (tmp_path / "model").read_bytes()
 
-    def full_disk(state, path):
-        with open(path, "wb") as file:
-            file.write(b"half")
+    def full_disk(state, file):
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
@@ -62,7 +63,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_objects_become_stubs_and_nothing_runs(tmp_path, zipped):
+def test_objects_become_stubs_and_nothing_is_executed(tmp_path, zipped):
     path, trace = str(tmp_path / "model"), tmp_path / "trace"
     weight = torch.nn.Parameter(torch.ones(2))
     state = {
@@ -114,12 +115,12 @@ def test_reading_without_torch_gives_the_same_tensors(tmp_path, zipped):
     for name, tensor in saved.items():
         assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
     loaded["slice"][0] = -1.0
-    assert loaded["transposed"][3, 0] == -1.0  # views of one storage stay so
+    assert loaded["transposed"][3, 0] == -1.0  # views still share their storage
 
 
 @pytest.mark.parametrize("recount", [True, False])
-def test_a_schedule_goes_on_from_dassls_own_state(tmp_path, recount):
-    """There the warm-up stops counting at its end, and the live successor counts on."""
+def test_a_schedule_resumes_from_dassls_own_state(tmp_path, recount):
+    """Its warm-up stops counting when it ends, and the live successor continues."""
     cfg = get_cfg_default().OPTIM
     cfg.NAME, cfg.LR, cfg.LR_SCHEDULER, cfg.WARMUP_EPOCH, cfg.WARMUP_TYPE = "sgd", 1.0, "multi_step", 2, "constant"
     cfg.STEPSIZE, cfg.WARMUP_RECOUNT = [3 if recount else 5], recount
@@ -154,7 +155,7 @@ def test_a_schedule_goes_on_from_dassls_own_state(tmp_path, recount):
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_damaged_file_is_one_sentence(tmp_path, damage, zipped):
+def test_a_damaged_file_is_an_error_of_one_sentence(tmp_path, damage, zipped):
     path = tmp_path / "model"
     torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(damage(path.read_bytes()))
@@ -164,7 +165,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage, zipped):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_program_is_not_loaded(tmp_path):
+def test_a_torchscript_archive_is_rejected(tmp_path):
     path = str(tmp_path / "program")
     torch.jit.script(torch.nn.Linear(1, 1)).save(path)
     with pytest.raises(CheckpointError, match="TorchScript"):
@@ -194,7 +195,7 @@ def test_pretrained_weights_that_fit(tmp_path, capsys):
     assert torch.equal(target.weight, source.weight) and torch.equal(target.bias, before)
     assert "['bias', 'other']" in capsys.readouterr().out
     torch.save({"nothing": torch.zeros(1)}, tmp_path / "model")
-    with pytest.warns(UserWarning, match="nothing"):
+    with pytest.warns(UserWarning, match="no weight"):
         load_pretrained_weights(target, str(tmp_path / "model"))
 
 
@@ -207,7 +208,7 @@ def test_counting_parameters():
 
 
 def test_harmful_really_is(tmp_path):
-    """The trap of these tests snaps where pickle is used carelessly."""
+    """These tests would fail if pickle were used carelessly."""
     torch.save(Harmful(tmp_path / "trace"), tmp_path / "model")
     torch.load(tmp_path / "model", weights_only=False)
     assert (tmp_path / "trace").exists()

@@ -16,8 +16,8 @@ def optim_cfg(**keys):
     return cfg
 
 
-def rates(cfg, epochs=None, scheduler_state=None, start=0):
-    """The learning rate in force in each epoch; and the state after them."""
+def learning_rates(cfg, epochs=None, scheduler_state=None, start=0):
+    """The learning rate of each epoch, and the state after them."""
     optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], cfg)
     scheduler = build_lr_scheduler(optimizer, cfg)
     if scheduler_state:
@@ -32,7 +32,7 @@ def rates(cfg, epochs=None, scheduler_state=None, start=0):
 
 
 def test_the_papers_schedule():
-    got, _ = rates(optim_cfg(WARMUP_EPOCH=1, WARMUP_TYPE="constant", WARMUP_CONS_LR=1e-5))
+    got, _ = learning_rates(optim_cfg(WARMUP_EPOCH=1, WARMUP_TYPE="constant", WARMUP_CONS_LR=1e-5))
     assert got == pytest.approx(
         [
             1e-5,
@@ -51,29 +51,31 @@ def test_the_papers_schedule():
 
 
 def test_cosine_without_warmup():
-    got, _ = rates(optim_cfg(LR=1.0))
+    got, _ = learning_rates(optim_cfg(LR=1.0))
     assert got == pytest.approx([(1 + math.cos(math.pi * e / 10)) / 2 for e in range(10)])
 
 
-def test_linear_warmup_begins_at_the_lowest_rate():
-    got, _ = rates(optim_cfg(LR=1.0, WARMUP_EPOCH=4, WARMUP_TYPE="linear", WARMUP_MIN_LR=0.01))
+def test_linear_warmup_starts_at_the_lowest_learning_rate():
+    got, _ = learning_rates(optim_cfg(LR=1.0, WARMUP_EPOCH=4, WARMUP_TYPE="linear", WARMUP_MIN_LR=0.01))
     assert got[:6] == pytest.approx([0.01, 0.25, 0.5, 0.75, 1.0, (1 + math.cos(math.pi / 10)) / 2])
 
 
 def test_steps():
-    assert rates(optim_cfg(LR=1.0, LR_SCHEDULER="single_step", STEPSIZE=(4,), GAMMA=0.5))[0] == pytest.approx(
+    assert learning_rates(optim_cfg(LR=1.0, LR_SCHEDULER="single_step", STEPSIZE=(4,), GAMMA=0.5))[0] == pytest.approx(
         [1] * 4 + [0.5] * 4 + [0.25] * 2
     )
-    assert rates(optim_cfg(LR=1.0, LR_SCHEDULER="single_step"), epochs=12)[0] == pytest.approx([1] * 10 + [0.1] * 2)
-    assert rates(optim_cfg(LR=1.0, LR_SCHEDULER="multi_step", STEPSIZE=(2, 5, 7)))[0] == pytest.approx(
+    assert learning_rates(optim_cfg(LR=1.0, LR_SCHEDULER="single_step"), epochs=12)[0] == pytest.approx(
+        [1] * 10 + [0.1] * 2
+    )
+    assert learning_rates(optim_cfg(LR=1.0, LR_SCHEDULER="multi_step", STEPSIZE=(2, 5, 7)))[0] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.001]
     )
 
 
-def test_without_recount_the_schedule_has_gone_on_during_warmup():
+def test_without_recount_the_schedule_advances_during_warmup():
     shared = dict(LR=1.0, WARMUP_EPOCH=3, WARMUP_TYPE="constant", LR_SCHEDULER="multi_step", STEPSIZE=(5,))
-    assert rates(optim_cfg(WARMUP_RECOUNT=True, **shared), 10)[0][3:] == pytest.approx([1] * 5 + [0.1] * 2)
-    assert rates(optim_cfg(WARMUP_RECOUNT=False, **shared), 10)[0][3:] == pytest.approx([1] * 2 + [0.1] * 5)
+    assert learning_rates(optim_cfg(WARMUP_RECOUNT=True, **shared), 10)[0][3:] == pytest.approx([1] * 5 + [0.1] * 2)
+    assert learning_rates(optim_cfg(WARMUP_RECOUNT=False, **shared), 10)[0][3:] == pytest.approx([1] * 2 + [0.1] * 5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -84,15 +86,15 @@ def test_without_recount_the_schedule_has_gone_on_during_warmup():
     stop=st.integers(0, 9),
     recount=st.booleans(),
 )
-def test_a_resumed_schedule_goes_on_exactly(name, kind, warmup, stop, recount):
+def test_a_resumed_schedule_is_exact(name, kind, warmup, stop, recount):
     cfg = optim_cfg(LR_SCHEDULER=name, WARMUP_TYPE=kind, WARMUP_EPOCH=warmup, WARMUP_RECOUNT=recount, STEPSIZE=[3, 4])
-    whole, _ = rates(cfg)
-    first, state = rates(cfg, epochs=stop) if stop else ([], None)
-    assert first + rates(cfg, scheduler_state=state, start=stop)[0] == whole
+    whole, _ = learning_rates(cfg)
+    first, state = learning_rates(cfg, epochs=stop) if stop else ([], None)
+    assert first + learning_rates(cfg, scheduler_state=state, start=stop)[0] == whole
 
 
 def test_the_state_is_plain_data():
-    _, state = rates(optim_cfg(WARMUP_EPOCH=1))
+    _, state = learning_rates(optim_cfg(WARMUP_EPOCH=1))
     plain = (int, float, bool, str, type(None))
     for value in state.values():
         assert isinstance(value, plain) or all(isinstance(v, plain) for v in value)
@@ -146,7 +148,7 @@ def test_every_optimizer_descends(name):
     assert losses[-1] < losses[0]
 
 
-def test_staged_rates():
+def test_staged_learning_rates():
     model = torch.nn.Sequential()
     model.add_module("backbone", torch.nn.Linear(2, 2))
     model.add_module("head", torch.nn.Linear(2, 2))
@@ -154,7 +156,7 @@ def test_staged_rates():
     assert (base["lr"], new["lr"]) == (0.1, 1.0) and new["params"] == list(model.head.parameters())
 
 
-def test_given_parameter_groups_win():
+def test_given_parameter_groups_take_precedence():
     weight = torch.nn.Parameter(torch.zeros(1))
     groups = build_optimizer(None, optim_cfg(LR=1.0), param_groups=[{"params": [weight], "lr": 0.5}]).param_groups
     assert groups[0]["lr"] == 0.5
@@ -168,7 +170,7 @@ def test_given_parameter_groups_win():
         ("WARMUP_TYPE", "quadratic", ValueError),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_known_ones(key, value, error):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(key, value, error):
     cfg = optim_cfg(WARMUP_EPOCH=1, **{key: value})
-    with pytest.raises(error, match=f"OPTIM.{key} is .*{value}"):
+    with pytest.raises(error, match=f"OPTIM.{key} must be .*{value}"):
         build_lr_scheduler(build_optimizer([torch.nn.Parameter(torch.zeros(1))], cfg), cfg)

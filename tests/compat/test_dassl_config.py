@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
+from conftest import ROOT
 from dassl.config import cfg_default, clean_cfg, get_cfg_default
 
-COMPAT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "compat")
+COMPAT = os.path.join(ROOT, "compat")
 
 FAMILY_YAML = """
 DATALOADER:
@@ -35,12 +36,14 @@ TRAINER:
 
 
 def loaded_by(module, *names):
-    """Which of the named modules come with an import of `module`."""
+    """Which of the named modules an import of `module` loads."""
     code = f"import sys; sys.path.insert(0, {COMPAT!r}); import {module}; print(*({set(names)} & set(sys.modules)))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
 
 
-def test_defaults_that_decide_results():
+def test_defaults_that_affect_results():
     optim = get_cfg_default().OPTIM
     assert (optim.MOMENTUM, optim.WEIGHT_DECAY, optim.WARMUP_CONS_LR) == (0.9, 5e-4, 1e-5)
     assert optim.WARMUP_EPOCH < 1 and optim.WARMUP_RECOUNT
@@ -71,9 +74,9 @@ def test_clean_cfg_leaves_one_trainer():
     assert set(cfg.TRAINER) == {"NAME", "FIXMATCH"}
 
 
-def test_the_configuration_does_not_wait_for_torch():
+def test_the_configuration_does_not_import_torch():
     assert loaded_by("dassl.config", "torch") == []
 
 
-def test_results_need_no_heavy_library():
+def test_the_engine_imports_no_heavy_library():
     assert loaded_by("dassl.engine", "sklearn", "scipy", "tensorboard") == []

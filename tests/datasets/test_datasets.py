@@ -1,32 +1,22 @@
-"""The shared reader, with EuroSAT's layout in miniature, Digits and a user's own folder."""
+"""The shared reader: split files, few-shot draws, CoOp's caches and checks, with EuroSAT's layout in miniature."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import random
-import sys
 import types
 
-import numpy as np
 import pytest
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-
-from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY, Datum, build_dataset
-
-from promptbias import datasets
+from loading import images, load, plain
 from promptbias.datasets import reader
 from promptbias.datasets.coop_pickle import read_pickle
-from promptbias.datasets.digits import write_digits
-from promptbias.datasets.image_folder import readable
-from promptbias.datasets.sources import SOURCES
 from promptbias.datasets.splits import Item, seeded, subsample_classes
+
 from promptbias.utils.errors import UserError
 
-datasets.register_all()
 EUROSAT = [
     ("AnnualCrop", "Annual Crop Land"),
     ("Forest", "Forest"),
@@ -34,31 +24,6 @@ EUROSAT = [
     ("SeaLake", "Sea or Lake"),
     ("Residential", "Residential Buildings"),
 ]
-
-
-def config(root, name, shots=-1, seed=1, **more):
-    cfg = get_cfg_default()
-    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.DATASET.NUM_SHOTS, cfg.SEED = str(root), name, shots, seed
-    for key, value in more.items():
-        cfg.DATASET[key] = value
-    cfg.VERBOSE = False
-    return cfg
-
-
-def load(root, name, *args, **more):
-    return build_dataset(config(root, name, *args, **more))
-
-
-def plain(data):
-    return [(item.impath, item.label, item.classname) for item in data]
-
-
-def images(folder, count, suffix=".jpg"):
-    """`count` small images in a folder, in an order that is not that of their names."""
-    os.makedirs(folder, exist_ok=True)
-    for number in reversed(range(count)):
-        path = os.path.join(folder, f"{os.path.basename(folder)}_{number}{suffix}")
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
 
 
 @pytest.fixture
@@ -69,7 +34,7 @@ def eurosat(tmp_path):
 
 
 def with_split(root, train=8, val=4, test=8):
-    """A split file as CoOp writes it, in an order of its own."""
+    """A split file as CoOp writes it, in random order."""
     split = {"train": [], "val": [], "test": []}
     for label, (folder, name) in enumerate(sorted(EUROSAT)):
         numbers = random.Random(label).sample(range(20), 20)
@@ -90,7 +55,7 @@ def test_a_split_file_is_read_as_it_is(eurosat):
     assert data.classnames == [name for _, name in sorted(EUROSAT)]
 
 
-def test_without_a_split_file_one_is_drawn_once_the_same_for_every_seed(eurosat, capsys):
+def test_a_missing_split_is_drawn_once_and_is_the_same_for_every_seed(eurosat, capsys):
     random.seed(7)
     before = random.getstate()
     first = load(eurosat, "EuroSAT", seed=3)
@@ -105,7 +70,7 @@ def test_without_a_split_file_one_is_drawn_once_the_same_for_every_seed(eurosat,
     load(eurosat, "EuroSAT", seed=2)
     assert path.read_text() == written
 
-    # by hand: classes by name, files by name, one shuffle per class after random.seed(1), 50/20/30 per cent
+    # computed independently: classes by name, files by name, one shuffle per class after random.seed(1), 50/20/30 %
     rng, expected = random.Random(1), []
     for label, (folder, name) in enumerate(sorted(EUROSAT)):
         files = sorted(os.listdir(eurosat / "eurosat" / "2750" / folder))
@@ -136,7 +101,7 @@ def test_few_shots_are_drawn_as_coop_on_dassl_draws_them(eurosat, shots, seed):
         assert len(data.test) == 40
 
 
-def test_the_kept_few_shots_really_are_read_and_follow_the_split(eurosat):
+def test_cached_few_shots_are_read_and_follow_the_split(eurosat):
     with_split(eurosat)
     load(eurosat, "EuroSAT", 2)
     path = eurosat / "eurosat" / "split_fewshot" / "shot_2-seed_1.json"
@@ -145,20 +110,20 @@ def test_the_kept_few_shots_really_are_read_and_follow_the_split(eurosat):
     path.write_text(json.dumps(kept))
     read = load(eurosat, "EuroSAT", 2).train_x
     assert [d.impath for d in read] == [str(eurosat / "eurosat" / p) for p, *_ in kept["train"]]
-    path.write_text(path.read_text()[:-9])  # damaged: drawn anew
+    path.write_text(path.read_text()[:-9])  # damaged: redrawn
     fresh = plain(load(eurosat, "EuroSAT", 2).train_x)
-    smaller = with_split(eurosat, train=2)  # another split: drawn anew
+    smaller = with_split(eurosat, train=2)  # another split: redrawn
     read = load(eurosat, "EuroSAT", 2).train_x
     assert {d.impath for d in read} == {str(eurosat / "eurosat" / "2750" / p) for p, *_ in smaller["train"]}
     with_split(eurosat)
     assert plain(load(eurosat, "EuroSAT", 2).train_x) == fresh
 
 
-def test_a_data_folder_that_cannot_be_written_to_is_used_all_the_same(eurosat, capsys, monkeypatch):
+def test_a_read_only_data_folder_works(eurosat, capsys, monkeypatch):
     def refuse(path, mode="w"):
         raise UserError("read-only")
 
-    monkeypatch.setattr(reader, "writing", refuse)
+    monkeypatch.setattr(reader, "atomic_write", refuse)
     first, second = load(eurosat, "EuroSAT", 4, 2), load(eurosat, "EuroSAT", 4, 2)
     assert plain(first.train_x) == plain(second.train_x)
     assert plain(first.test) == plain(second.test)
@@ -177,7 +142,7 @@ def as_coop_pickles(root, train, val, **more):
     return path
 
 
-def test_coops_pickle_is_used_and_moved_to_where_the_dataset_is(eurosat):
+def test_coops_pickle_is_used_and_its_paths_are_relocated(eurosat):
     split = with_split(eurosat)
     here = eurosat / "eurosat" / "2750"
     chosen = [Datum(impath=str(here / p), label=y, classname=n) for p, y, n in split["train"][::4]]
@@ -201,7 +166,7 @@ class Evil:
 @pytest.mark.parametrize(
     "content", [Evil(), {"train": [Evil()]}, {"train": [types.SimpleNamespace(a=1)]}, [1, 2], {"train": [1]}, {}]
 )
-def test_anything_else_in_a_pickle_is_refused_and_not_run(eurosat, content, monkeypatch):
+def test_anything_else_in_a_pickle_is_rejected_and_not_executed(eurosat, content, monkeypatch):
     monkeypatch.chdir(eurosat)
     with_split(eurosat)
     path = as_coop_pickles(eurosat, [], [])
@@ -219,7 +184,7 @@ def test_a_damaged_pickle_is_one_sentence(tmp_path_factory, data):
         read_pickle(str(path))
 
 
-def test_a_cache_whose_training_images_are_tested_on_is_refused(eurosat):
+def test_a_cache_with_test_images_among_its_training_images_is_rejected(eurosat):
     split = with_split(eurosat)
     here = eurosat / "eurosat" / "2750"
     as_coop_pickles(eurosat, [Datum(impath=str(here / p), label=y, classname=n) for p, y, n in split["test"]], [])
@@ -261,16 +226,16 @@ def test_shots_below_one(eurosat, shots):
         load(eurosat, "EuroSAT", shots)
 
 
-def test_a_missing_dataset_says_where_from_and_where_to(tmp_path):
+def test_a_missing_dataset_says_how_to_get_it(tmp_path):
     with pytest.raises(UserError) as error:
         load(tmp_path, "EuroSAT", 16)
     command = f"python -m datasets.prepare eurosat --root {tmp_path}"
-    for part in (str(tmp_path / "eurosat" / "2750"), "https://", command, "`digits` needs nothing"):
+    for part in (str(tmp_path / "eurosat" / "2750"), "https://", command, "`digits` needs no download"):
         assert part in str(error.value)
     assert os.listdir(tmp_path) == []
 
 
-def test_an_image_that_the_split_names_is_gone(eurosat):
+def test_an_image_of_the_split_is_missing(eurosat):
     split = with_split(eurosat)
     gone = eurosat / "eurosat" / "2750" / split["test"][-1][0]
     gone.unlink()
@@ -281,12 +246,12 @@ def test_an_image_that_the_split_names_is_gone(eurosat):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda s: s.update(train=[r for r in s["train"] if r[1] != 1]), '"Forest" has no training image'),
-        (lambda s: s.update(test=[r for r in s["test"] if r[1] != 1]), '"Forest" has no test image'),
+        (lambda s: s.update(train=[r for r in s["train"] if r[1] != 1]), '"Forest" has no training images'),
+        (lambda s: s.update(test=[r for r in s["test"] if r[1] != 1]), '"Forest" has no test images'),
         (lambda s: [r.__setitem__(2, "Forest") for rows in s.values() for r in rows], 'both called "Forest"'),
         (lambda s: s["train"][0].__setitem__(2, "Somewhere"), 'called both "Somewhere"'),
-        (lambda s: s.pop("val"), "cannot be read as a split"),
-        (lambda s: s["train"].append(["x.jpg"]), "cannot be read as a split"),
+        (lambda s: s.pop("val"), "is not a split file"),
+        (lambda s: s["train"].append(["x.jpg"]), "is not a split file"),
     ],
 )
 def test_a_split_that_contradicts_itself(eurosat, change, message):
@@ -303,12 +268,12 @@ def test_too_few_images_to_divide_and_empty_class_folders(eurosat):
         load(eurosat, "EuroSAT")
     for file in os.listdir(eurosat / "eurosat" / "2750" / "Pasture"):
         (eurosat / "eurosat" / "2750" / "Pasture" / file).unlink()
-    with pytest.raises(UserError, match="Pasture holds no image"):
+    with pytest.raises(UserError, match="Pasture has no images"):
         load(eurosat, "EuroSAT")
     assert not (eurosat / "eurosat" / "split_zhou_EuroSAT.json").exists()
 
 
-def test_a_name_that_is_taken_stays():
+def test_registration_keeps_an_existing_name():
     before = DATASET_REGISTRY.get("EuroSAT")
 
     class EuroSAT(reader.FewShotDataset):
@@ -327,152 +292,3 @@ def test_seeded_leaves_no_trace():
     random.seed(5)
     with seeded(-1):
         assert random.random() == after
-
-
-# ---- Digits
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    root = tmp_path_factory.mktemp("digits")
-    load(root, "Digits")
-    return root
-
-
-def test_digits_are_scikit_learns(digits):
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    data = load(digits, "Digits")
-    everything = [*data.train_x, *data.val, *data.test]
-    assert len({d.impath for d in everything}) == len(everything) == 1797
-    assert data.classnames == ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    for datum in everything[::50]:
-        number = int(os.path.basename(datum.impath)[:-4])
-        pixels = np.asarray(Image.open(datum.impath))
-        assert pixels.shape == (8, 8) and datum.label == source.target[number]
-        assert np.abs(pixels * (16 / 255) - source.images[number]).max() < 0.05
-    assert [len(data.train_x), len(data.val), len(data.test)] == list(SOURCES["digits"].counts)
-
-
-def test_digits_need_scikit_learn_only_once(digits, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert len(load(digits, "Digits", 16).train_x) == 160
-    with pytest.raises(UserError, match="pip install scikit-learn"):
-        load(tmp_path, "Digits")
-
-
-def test_a_folder_of_digits_without_images_gets_them(tmp_path):
-    (tmp_path / "digits" / "something").mkdir(parents=True)
-    assert len(load(tmp_path, "Digits").test) == 540
-
-
-def test_digits_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write the digits"):
-        load(tmp_path / "file", "Digits")
-
-
-def test_three_processes_write_the_same_digits_at_once(tmp_path):
-    processes = multiprocessing.get_context("fork")
-    running = [processes.Process(target=write_digits, args=(str(tmp_path / "digits"),)) for _ in range(3)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join()
-    assert [process.exitcode for process in running] == [0, 0, 0]
-    assert sorted(os.listdir(tmp_path)) == ["digits"]
-    assert sum(len(files) for *_, files in os.walk(tmp_path)) == 1797
-
-
-# ---- a user's own folder
-
-
-def test_a_users_folder_is_divided_the_same_each_time(tmp_path):
-    for name in ("golden_retriever", "SeaLake", "USFlag"):
-        images(tmp_path / name, 10, ".PNG")
-    images(tmp_path / "SeaLake" / "more", 4)
-    (tmp_path / "SeaLake" / "notes.txt").write_text("no image")
-    images(tmp_path / "SeaLake" / ".ipynb_checkpoints", 3)  # copies, which would leak into the test set
-    images(tmp_path / "@eaDir", 3)
-    random.seed(3)
-    first = load(tmp_path, "ImageFolder", 2)
-    random.seed(4)
-    second = load(tmp_path, "ImageFolder", 2)
-    assert first.classnames == ["Sea Lake", "US Flag", "golden retriever"]
-    for part in ("train_x", "val", "test"):
-        assert plain(getattr(first, part)) == plain(getattr(second, part))
-    assert len(first.train_x) == 6 and len(first.test) == 3 + 3 + 4
-    images(tmp_path / "Zebra", 10)  # a class more: seen at once, kept few shots or not
-    assert load(tmp_path, "ImageFolder", 2).num_classes == 4
-
-
-@pytest.mark.parametrize(
-    "with_val, train, val, test",
-    [
-        (False, "train", "val", "test"),
-        (True, "train", "val", "test"),
-        (True, "Train", "Validation", "Test"),
-    ],
-)
-def test_a_users_own_division_is_kept(tmp_path, with_val, train, val, test):
-    for part, count in ((train, 5), (test, 2), *(((val, 1),) if with_val else ())):
-        for name in ("cat", "train"):
-            images(tmp_path / part / name, count)
-    data = load(tmp_path, "ImageFolder")
-    assert [len(data.train_x), len(data.val), len(data.test)] == [10, 2 * with_val, 4]
-    assert all(f"/{test}/" in d.impath[len(str(tmp_path)) :] for d in data.test)
-
-
-def test_a_class_may_be_called_train(tmp_path):
-    for name in ("bus", "train", "test"):
-        images(tmp_path / name, 5)
-    assert load(tmp_path, "ImageFolder").classnames == ["bus", "test", "train"]
-
-
-@pytest.mark.parametrize(
-    "folders, message",
-    [
-        ({"golden_retriever": 5, "golden-retriever": 5}, "both read"),
-        ({"only": 5}, "holds 1 class folder"),
-        ({}, "holds 0 class folder"),
-        ({"a": 5, "b": 0}, "b holds no image"),
-        ({"a": 5, "_": 5}, "no word in its name"),
-        ({"a": 5, "b": 2}, r'"b" has 2 image\(s\)'),
-        ({"train/a": 5, "train/b": 5}, "no test/"),
-        ({"train/a": 5, "train/b": 5, "test/a": 1, "test/b": 1, "test/c": 1}, "a class that train/ does not have"),
-        ({"train/a": 5, "train/b": 5, "test/a": 1}, "b holds no image"),
-    ],
-)
-def test_folders_that_cannot_be_used(tmp_path, folders, message):
-    for name, count in folders.items():
-        images(tmp_path / name, count)
-    with pytest.raises(UserError, match=message):
-        load(tmp_path, "ImageFolder", 1)
-
-
-def test_a_users_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="nowhere.*--root"):
-        load(tmp_path / "nowhere", "ImageFolder")
-
-
-@pytest.mark.parametrize(
-    "folder, name",
-    [
-        ("001.Black_footed_Albatross", "Black footed Albatross"),
-        ("McDonalds", "McDonalds"),
-        ("iPhone", "iPhone"),
-        ("707-320", "707 320"),
-        ("HerbaceousVegetation", "Herbaceous Vegetation"),
-    ],
-)
-def test_readable_names_of_other_datasets(folder, name):
-    assert readable(folder) == name
-
-
-@given(st.text(alphabet="abcXYZ09_- ", max_size=12))
-def test_readable_names_keep_every_letter_and_have_no_separators(name):
-    words = readable(name)
-    assert words.replace(" ", "") == name.replace("_", "").replace("-", "").replace(" ", "")
-    assert words == " ".join(words.split()) and not set(words) & set("_-")
-    assert readable(words) == words

@@ -10,32 +10,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY, build_dataset
-
-from promptbias import datasets
-from promptbias.datasets.sources import SOURCES
+from dassl.data.datasets import DATASET_REGISTRY
+from loading import config, load, plain
 from miniatures import MINIATURES
+from promptbias.datasets.sources import SOURCES
+
 from promptbias.utils.errors import UserError
+from promptbias.utils.paths import CONFIGS
 
-datasets.register_all()
 VARIANTS = {"imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"}
-
-
-def config(root, name, shots=-1, seed=1, subsample="all"):
-    cfg = get_cfg_default()
-    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.DATASET.NUM_SHOTS, cfg.SEED = str(root), name, shots, seed
-    cfg.DATASET.SUBSAMPLE_CLASSES, cfg.VERBOSE = subsample, False
-    return cfg
-
-
-def load(root, name, *args):
-    return build_dataset(config(root, name, *args))
-
-
-def plain(data):
-    return [(item.impath, int(item.label), str(item.classname)) for item in data or []]
 
 
 def parts(data):
@@ -59,7 +42,7 @@ def test_each_layout_loads(miniature):
         assert classname == classnames[label]
     if short in VARIANTS:
         assert read["train"] == read["test"] and not read["val"]
-        assert parts(load(root, name, 1, 1, "base")) == read
+        assert parts(load(root, name, 1, 1, SUBSAMPLE_CLASSES="base")) == read
         return
     assert (read["val"] == read["test"]) == (short == "imagenet")
     for one, other in (("train", "val"), ("train", "test")):
@@ -72,8 +55,8 @@ def test_each_layout_loads(miniature):
     assert set(plain(few.train_x)) <= set(read["train"]) and plain(few.test) == read["test"]
 
 
-def test_shares_of_a_split_that_is_made(miniature):
-    """50/20/30 per cent of each class where nobody has divided it; 80/20 of its training images where a test set is."""
+def test_proportions_of_a_drawn_split(miniature):
+    """50/20/30 % of each class, or 80/20 % of its training images if the authors published a test set."""
     short, name, root, _ = miniature
     read = parts(load(root, name))
     count = {part: Counter(label for _, label, _ in rows) for part, rows in read.items()}
@@ -85,7 +68,7 @@ def test_shares_of_a_split_that_is_made(miniature):
             assert val == round(0.2 * (train + val)) and test
 
 
-def test_each_says_what_is_missing(miniature, tmp_path_factory):
+def test_each_names_what_is_missing(miniature, tmp_path_factory):
     short, name, root, _ = miniature
     nothing = tmp_path_factory.mktemp("nothing")
     for where in (nothing, root):
@@ -94,17 +77,17 @@ def test_each_says_what_is_missing(miniature, tmp_path_factory):
                 path.unlink()
             if short in ("caltech101", "dtd", "eurosat", "food101"):
                 continue  # they need none
-        with pytest.raises(UserError, match="which is not there.*datasets.prepare " + short):
+        with pytest.raises(UserError, match="does not exist.*datasets.prepare " + short):
             load(where, name)
 
 
-def test_each_says_which_annotation_is_damaged(miniature):
+def test_each_rejects_damaged_annotations(miniature):
     short, name, root, _ = miniature
     damaged = [p for p in root.rglob("*") if p.suffix in (".txt", ".mat", ".json") and p.parent.name != "meta"]
     for path in damaged:
         path.write_text("nothing that / was published\n")
     if damaged:
-        with pytest.raises(UserError, match="are not as published|no image|for the 1 classes"):
+        with pytest.raises(UserError, match="are not as published|no images|for the 1 classes"):
             load(root, name)
 
 
@@ -112,11 +95,11 @@ def test_folders_of_the_sources_are_those_of_the_datasets():
     for short, source in SOURCES.items():
         dataset = DATASET_REGISTRY.get(source.dataset)
         assert dataset.dataset_dir == source.folder
-        text = Path(datasets.__file__).parents[1].joinpath("configs", "datasets", short + ".yaml").read_text()
+        text = Path(CONFIGS, "datasets", short + ".yaml").read_text()
         assert f'NAME: "{source.dataset}"' in text
 
 
-# ---- against CoOp itself: `COOP=/path/to/CoOp pytest tests/test_datasets_layouts.py`
+# ---- against CoOp itself: `COOP=/path/to/CoOp pytest tests/datasets/test_datasets_layouts.py`
 
 
 @pytest.fixture
@@ -145,12 +128,12 @@ def items_are_coops(miniature, coop, shots, seed, subsample):
     folder = root / SOURCES[short].folder
     if shots != -1:
         load(root, name)  # makes the split file, so that CoOp draws from it
-    theirs = parts(coop(short, config(root, name, shots, seed, subsample)))
-    with_their_caches = parts(load(root, name, shots, seed, subsample))
+    theirs = parts(coop(short, config(root, name, shots, seed, SUBSAMPLE_CLASSES=subsample)))
+    with_their_caches = parts(load(root, name, shots, seed, SUBSAMPLE_CLASSES=subsample))
     shutil.rmtree(folder / "split_fewshot", ignore_errors=True)
     for path in folder.glob("preprocessed.*"):
         path.unlink()
-    assert parts(load(root, name, shots, seed, subsample)) == with_their_caches == theirs
+    assert parts(load(root, name, shots, seed, SUBSAMPLE_CLASSES=subsample)) == with_their_caches == theirs
     if shots == -1:
         ours = [json.loads(path.read_text()) for path in folder.glob("split_zhou_*.json")]
         assert ours or short in {"fgvc_aircraft", "imagenet", *VARIANTS}
