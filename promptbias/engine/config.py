@@ -4,8 +4,8 @@ A YAML may name a file, or a list of files, that it builds on; paths are relativ
 
     _BASE_: "../_base_/vit_b16.yaml"
 
-Bases are resolved before yacs sees the file. Of a list the later ones win, the file's own keys win over all of them, and
-nested mappings are merged key by key. A YAML without `_BASE_` is read as it always was.
+Bases are resolved before yacs sees the file. Of a list the later ones win, the file's own keys win over all of them,
+and nested mappings are merged key by key. A YAML without `_BASE_` is read as it always was.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def read_yaml(path: str) -> dict[str, Any]:
 
     Raises:
         OSError: `path` cannot be opened.
-        UserError: a file is not YAML or does not hold keys and values, a base is missing or is not a path, or bases form
-            a circle.
+        UserError: a file is not YAML or does not hold keys and values, a base is missing or is not a path, or bases
+            form a circle.
     """
     return _read_with_bases(path, ())
 
@@ -102,8 +102,8 @@ class ConfigNode(CfgNode):
 
     @classmethod
     def _decode_cfg_value(cls, value: Any) -> Any:
-        # yacs turns nested mappings into nodes of the root's class and then demands the class of the node that is there,
-        # which is plain CfgNode wherever other code added it.
+        # yacs turns nested mappings into nodes of the root's class and then demands the class of the node that is
+        # there, which is plain CfgNode wherever other code added it.
         return CfgNode._decode_cfg_value(value)
 
 
