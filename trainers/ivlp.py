@@ -106,6 +106,7 @@ class IVLP(TuningTrainer):
     custom_clip = CustomCLIP
     node = "IVLP"
     learner_name = "VLPromptLearner"  # the name in PromptSRC's checkpoints, so that they are found
+    default_config = "{}_prompt"
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """PromptSRC's checkpoint keys to ours; other states pass as they are."""
