@@ -112,7 +112,7 @@ def enable_base_files(cfg: CfgNode) -> None:
 
     For Dassl's `cfg_default` in other people's checkouts, whose own train.py reads our YAML files.
     """
-    cfg.__class__ = ConfigNode
+    object.__setattr__(cfg, "__class__", ConfigNode)  # yacs takes plain assignment for a new key
 
 
 def find_file(path: str) -> str:
