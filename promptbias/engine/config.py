@@ -166,10 +166,10 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
 
 def check_pairs(options: Sequence[str]) -> None:
     """Raises:
-    UserError: an odd number of words.
+    UserError: a key without value.
     """
     if len(options) % 2:
-        raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} words: {' '.join(options)}")
+        raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} arguments: {' '.join(options)}")
 
 
 def explain(cfg: CfgNode, error: Exception) -> str:

@@ -73,23 +73,28 @@ def generic_for(dataset: str) -> str:
     return templates.GENERIC if name in templates.TEMPLATES else ""
 
 
+def on_any(setting: Setting) -> Callable[[str], Setting]:
+    """The same setting for every dataset."""
+    return lambda dataset: setting
+
+
 # table -> column of the paper (in Table 3: row) -> its setting on a dataset
 METHODS: dict[int, dict[str, Callable[[str], Setting]]] = {
     1: {
-        "CLIP": lambda dataset: zero_shot(),
+        "CLIP": on_any(zero_shot()),
         "CLIP-GENERIC": lambda dataset: zero_shot(generic_for(dataset)),
-        "PROMPT": lambda dataset: prompts(1),
-        "BIAS": lambda dataset: bias(),
+        "PROMPT": on_any(prompts(1)),
+        "BIAS": on_any(bias()),
         "BIAS-GENERIC": lambda dataset: bias(generic_for(dataset)),
-        "OPTIMAL": lambda dataset: prompts(10),
+        "OPTIMAL": on_any(prompts(10)),
     },
     2: {
-        "CLIP": lambda dataset: zero_shot(),
-        **{str(depth): lambda dataset, depth=depth: prompts(4, depth) for depth in range(1, BLOCKS + 1)},
+        "CLIP": on_any(zero_shot()),
+        **{str(depth): on_any(prompts(4, depth)) for depth in range(1, BLOCKS + 1)},
     },
     3: {
-        "CLIP": lambda dataset: zero_shot(),
-        **{str(both): lambda dataset, both=both: prompts(both // 2) for both in (2, 4, 6, 8, 20, 40, 100)},
+        "CLIP": on_any(zero_shot()),
+        **{str(both): on_any(prompts(both // 2)) for both in (2, 4, 6, 8, 20, 40, 100)},
     },
 }
 

@@ -158,15 +158,19 @@ def table_of_base_and_new(folders: Sequence[str], zero_shot: Sequence[str], seed
                     f"{folder} has no seed{seed}, which the other folder has; run it, or choose with --seeds"
                 )
     pairs = {f"seed {seed}": ([base[seed]], [new[seed]]) for seed in base}
-    pairs["mean ± std"] = (base.values(), new.values())
+    pairs["mean ± std"] = (list(base.values()), list(new.values()))
     if zero_shot:
-        baselines = [[read_zero_shot(path, part.values())] for path, part in zip(zero_shot, parts)]
-        pairs = {"zero-shot": baselines, **pairs}
+        baseline, baseline_new = ([read_zero_shot(path, part.values())] for path, part in zip(zero_shot, parts))
+        pairs = {"zero-shot": (baseline, baseline_new), **pairs}
     rows = []
     for name, pair in pairs.items():
         accuracies = [[results["accuracy"] for results in runs] for runs in pair]
         rows.append(
-            [name, *map(format_mean_std, accuracies), format_mean_std([harmonic_mean(*map(np.mean, accuracies))])]
+            [
+                name,
+                *map(format_mean_std, accuracies),
+                format_mean_std([harmonic_mean(*(mean_std(values)[0] for values in accuracies))]),
+            ]
         )
     return render_table(["accuracy %", "base", "new", "harmonic mean"], rows)
 
