@@ -56,17 +56,17 @@ class Cell:
 
     def format(self, digits: int) -> str:
         """mean ± std [published, difference]; "–" is a failed training."""
-        absent = isinstance(self.measured, Absent)
-        measured = str(self.measured) if absent else format_mean_std(self.measured, digits)
+        measured = self.measured
+        text = str(measured) if isinstance(measured, Absent) else format_mean_std(measured, digits)
         if self.published is Absent.MISSING:
-            return measured
+            return text
         pair = [format_number(self.published, f".{digits}f"), format_number(self.difference, f"+.{digits}f")]
-        return f"{measured} [{', '.join(filter(None, pair))}]".strip()
+        return f"{text} [{', '.join(filter(None, pair))}]".strip()
 
     def csv_values(self) -> list[str]:
         """mean, std, published, difference."""
-        absent = isinstance(self.measured, Absent)
-        mean, std = (self.measured, Absent.MISSING) if absent else mean_std(self.measured)
+        measured = self.measured
+        mean, std = (measured, Absent.MISSING) if isinstance(measured, Absent) else mean_std(measured)
         return [format_number(value, ".4f") for value in (mean, std, self.published, self.difference)]
 
 
