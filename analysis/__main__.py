@@ -35,9 +35,7 @@ OTHERS: dict[str, str] = {
 
 def command_module(name: str):
     """The module behind a command; one that looks at a run finds Dassl and the trainers there to import."""
-    if name in FIGURES:
-
-    return importlib.import_module("analysis." + name.replace("-", "_"))
+    return importlib.import_module("promptbias.analysis." + name.replace("-", "_"))
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,71 +1,35 @@
-"""`python -m analysis table 1` (2, 3): the paper's tables, measured, beside the published numbers.
+"""`python -m analysis table 1` (2, 3): the paper's tables, measured, with the published numbers and the difference.
 
-Runs what is missing, goes on with what broke, prints the table and writes it as Markdown, CSV and LaTeX.
+Performs the runs that are missing, resumes interrupted ones, prints the table and writes it as Markdown, CSV and LaTeX.
 """
 
 import argparse
 import csv
 import io
-import json
-import math
 import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tabulate import tabulate
-from tqdm import tqdm
 
+from promptbias.engine.config import check_pairs
+from promptbias.experiments.layout import add_output_argument, default_folder
+from promptbias.experiments.paper import AVERAGE, DATASETS, EMBEDDED, METHODS, Absent, published
+from promptbias.experiments.results import Results, format_mean_std, mean_std
+from promptbias.experiments.runs import DIVERGED, Run
+from promptbias.experiments.schedule import estimate_seconds, run_all
 from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.files import atomic_write
 
-from promptbias.experiments.runs import (
-    BLOCKS,
-    DATASETS,
-    DIVERGED,
-    Diverged,
-    Run,
-    Setting,
-    bias,
-    estimate,
-    generic_for,
-    plain,
-    prompts,
-)
-from promptbias.experiments.results import Results, add_output, mean_std
-
-AVERAGE = "Average"
-FAILED = "–"
-MISSING = object()
-EMBEDDED = "digits"  # not in the paper
-
-# table -> column of the paper (in Table 3: row) -> its setting on a dataset
-METHODS: dict[int, dict[str, Callable[[str], Setting]]] = {
-    1: {
-        "CLIP": lambda dataset: plain(),
-        "CLIP-GENERIC": lambda dataset: plain(generic_for(dataset)),
-        "PROMPT": lambda dataset: prompts(1),
-        "BIAS": lambda dataset: bias(),
-        "BIAS-GENERIC": lambda dataset: bias(generic_for(dataset)),
-        "OPTIMAL": lambda dataset: prompts(10),
-    },
-    2: {
-        "CLIP": lambda dataset: plain(),
-        **{str(depth): lambda dataset, depth=depth: prompts(4, depth) for depth in range(1, BLOCKS + 1)},
-    },
-    3: {
-        "CLIP": lambda dataset: plain(),
-        **{str(both): lambda dataset, both=both: prompts(both // 2) for both in (2, 4, 6, 8, 20, 40, 100)},
-    },
-}
 TITLES = {
     1: "Bias tuning against prompts",
-    2: "4+4 prompts, down to so many blocks",
-    3: "Number of prompts in both branches together, in all 12 blocks",
+    2: "4+4 prompts at prompt depth 1 to 12",
+    3: "Number of prompts in both branches together, at depth 12",
 }
 NOTES = {
-    1: 'PROMPT: 1+1 prompts in each block, as many learned numbers as BIAS. OPTIMAL: 10+10. GENERIC: "a photo of a {}." in '
-    "place of the dataset's own template, which the paper does not name; beside BIAS-GENERIC stands the published BIAS.",
+    1: "PROMPT: 1+1 prompts at depth 12, as many trainable parameters as BIAS. OPTIMAL: 10+10. GENERIC: "
+    '"a photo of a {}." in place of the dataset\'s own template; the paper does not say which it uses, so both are '
+    "compared with its BIAS.",
     2: "",
     3: "",
 }
@@ -76,90 +40,69 @@ class Cell:
     """Accuracies of one method on one dataset in percent, and what the paper has there.
 
     Attributes:
-        accuracies: one for each seed; empty where not all of them were run.
-        failed: whether the loss of one of the trainings was not finite.
-        published: None where the paper has nothing, NaN where it has a failed training.
+        measured: one accuracy for each seed; MISSING where not all of them were run, FAILED where a training diverged.
+        published: the paper's accuracy; MISSING where it has none, FAILED where its training failed.
     """
 
-    accuracies: Sequence[float] = ()
-    failed: bool = False
-    published: float | None = None
+    measured: Sequence[float] | Absent = Absent.MISSING
+    published: float | Absent = Absent.MISSING
 
     @property
-    def difference(self) -> float | None:
+    def difference(self) -> float | Absent:
         """Measured mean minus published number, where there are both."""
-        if not self.accuracies or self.published is None or math.isnan(self.published):
-            return None
-        return mean_std(self.accuracies)[0] - self.published
+        if isinstance(self.measured, Absent) or isinstance(self.published, Absent):
+            return Absent.MISSING
+        return mean_std(self.measured)[0] - self.published
 
-    def text(self, digits: int) -> str:
+    def format(self, digits: int) -> str:
         """mean ± std [published, difference]; "–" is a failed training."""
-        measured = FAILED if self.failed else ""
-        if self.accuracies:
-            mean, std = mean_std(self.accuracies)
-            measured = f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if len(self.accuracies) > 1 else "")
-        if self.published is None:
-            return measured
-        published = FAILED if math.isnan(self.published) else f"{self.published:.{digits}f}"
-        beside = published if self.difference is None else f"{published}, {self.difference:+.{digits}f}"
-        return f"{measured} [{beside}]".strip()
+        measured = self.measured
+        text = str(measured) if isinstance(measured, Absent) else format_mean_std(measured, digits)
+        if self.published is Absent.MISSING:
+            return text
+        pair = [format_number(self.published, f".{digits}f"), format_number(self.difference, f"+.{digits}f")]
+        return f"{text} [{', '.join(filter(None, pair))}]".strip()
 
-    def numbers(self) -> list[str]:
-        """mean, std, published, difference, each "" where there is none."""
-        mean, std = mean_std(self.accuracies) if self.accuracies else (None, None)
-        values = [f"{value:.4f}" if value is not None else "" for value in (mean, std, self.published, self.difference)]
-        return [FAILED if self.failed else values[0], *(FAILED if value == "nan" else value for value in values[1:])]
+    def csv_values(self) -> list[str]:
+        """mean, std, published, difference."""
+        measured = self.measured
+        mean, std = (measured, Absent.MISSING) if isinstance(measured, Absent) else mean_std(measured)
+        return [format_number(value, ".4f") for value in (mean, std, self.published, self.difference)]
 
 
-def published(number: int) -> Callable[[str, str], float | None]:
-    """The numbers of a table of the paper, by method and dataset (or AVERAGE)."""
-    with open(os.path.join(os.path.dirname(__file__), "published_tables.json"), encoding="utf-8") as file:
-        rows = json.load(file)[f"table{number}"]["rows"]
-
-    def look_up(method: str, dataset: str) -> float | None:
-        name = DATASETS[dataset][0] if dataset in DATASETS else dataset
-        if number == 1:
-            method = {"BIAS-GENERIC": "BIAS"}.get(method, method)
-            found = rows.get(name.upper() if dataset == AVERAGE else name, {}).get(method, MISSING)
-        elif number == 2:
-            row = rows.get(name, {})
-            found = {"CLIP": row.get("CLIP", MISSING), **row.get("layers", {})}.get(method, MISSING)
-        else:
-            found = rows[method].get(name, MISSING)
-        return None if found is MISSING else math.nan if found is None else found
-
-    return look_up
+def format_number(value: float | Absent, spec: str) -> str:
+    return str(value) if isinstance(value, Absent) else format(value, spec)
 
 
 Cells = dict[str, dict[str, Cell]]  # dataset -> method -> cell
 
 
-def average(cells: Cells, methods: Sequence[str], look_up: Callable[[str, str], float | None]) -> dict[str, Cell]:
-    """The row of the mean over datasets, each method's only where it was run on all of them."""
+def average_row(cells: Cells, methods: Sequence[str], look_up: Callable[[str, str], float | Absent]) -> dict[str, Cell]:
+    """The mean over datasets, of each method that was run on all of them."""
     row = {}
     for method in methods:
-        means = [mean_std(of[method].accuracies)[0] for of in cells.values() if of[method].accuracies]
+        measured = [of[method].measured for of in cells.values()]
+        means = [mean_std(accuracies)[0] for accuracies in measured if not isinstance(accuracies, Absent)]
         complete = len(means) == len(cells)
-        row[method] = Cell([mean_std(means)[0]] if complete else (), published=look_up(method, AVERAGE))
+        row[method] = Cell([mean_std(means)[0]] if complete else Absent.MISSING, look_up(method, AVERAGE))
     return row
 
 
-def oriented(number: int, cells: Cells) -> tuple[str, dict[str, dict[str, Cell]]]:
-    """What the first column is called, and row -> column -> cell, as published: Table 3 has its datasets across."""
+def as_published_layout(number: int, cells: Cells) -> tuple[str, dict[str, dict[str, Cell]]]:
+    """The heading of the first column, and row -> column -> cell, as published: datasets are the columns of Table 3."""
     named = {DATASETS[dataset][0] if dataset in DATASETS else dataset: row for dataset, row in cells.items()}
     if number != 3:
         return "Dataset", named
-    return "Prompts", {
-        method: {name: row[method] for name, row in named.items()} for method in next(iter(named.values()))
-    }
+    methods = next(iter(named.values()))
+    return "Prompts", {method: {name: row[method] for name, row in named.items()} for method in methods}
 
 
 def as_text(number: int, cells: Cells, style: str) -> str:
     """The table in one of tabulate's styles."""
-    corner, rows = oriented(number, cells)
+    corner, rows = as_published_layout(number, cells)
     digits = 1 if number == 1 else 2
     return tabulate(
-        [[name, *(cell.text(digits) for cell in row.values())] for name, row in rows.items()],
+        [[name, *(cell.format(digits) for cell in row.values())] for name, row in rows.items()],
         [corner, *next(iter(rows.values()))],
         tablefmt=style,
         disable_numparse=True,
@@ -168,29 +111,20 @@ def as_text(number: int, cells: Cells, style: str) -> str:
 
 def as_csv(number: int, cells: Cells) -> str:
     """Four columns for each one of the table: mean, std, published, difference."""
-    corner, rows = oriented(number, cells)
+    corner, rows = as_published_layout(number, cells)
+    columns, kinds = next(iter(rows.values())), ("", "std", "published", "difference")
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            corner,
-            *(
-                f"{name} {what}".strip()
-                for name in next(iter(rows.values()))
-                for what in ("", "std", "published", "difference")
-            ),
-        ]
-    )
-    writer.writerows(
-        [name, *(value for cell in row.values() for value in cell.numbers())] for name, row in rows.items()
-    )
+    writer.writerow([corner, *(f"{name} {kind}".strip() for name in columns for kind in kinds)])
+    for name, row in rows.items():
+        writer.writerow([name, *(value for cell in row.values() for value in cell.csv_values())])
     return file.getvalue()
 
 
 def as_latex(number: int, cells: Cells) -> str:
     """With booktabs."""
     text = as_text(number, cells, "latex_booktabs")
-    return text.replace(" ± ", " $\\pm$ ").replace(FAILED, "--") + "\n"
+    return text.replace(" ± ", " $\\pm$ ").replace(str(Absent.FAILED), "--") + "\n"
 
 
 def as_markdown(number: int, cells: Cells, seeds: Sequence[int], shots: int) -> str:
@@ -198,70 +132,16 @@ def as_markdown(number: int, cells: Cells, seeds: Sequence[int], shots: int) -> 
     how = f"Accuracy in %, {shots} shots, mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
     if set(cells) != {EMBEDDED}:
         how += " [published in arXiv 2312.11570v3, difference]"
-    lines = [
-        f"**Table {number}.** {TITLES[number]}.",
-        "",
-        as_text(number, cells, "github"),
-        "",
-        f'{how}; "{FAILED}" is a training whose loss was not finite, blank is not run. {NOTES[number]}'.strip(),
-    ]
+    how += f'; "{Absent.FAILED}" is a training whose loss was not finite, blank is not run. {NOTES[number]}'
+    lines = [f"**Table {number}.** {TITLES[number]}.", "", as_text(number, cells, "github"), "", how.strip()]
     if EMBEDDED in cells:
-        lines += [
-            "",
-            "Digits is not in the paper, so no published number stands beside it; its model is the tiny CLIP.",
-        ]
+        lines += ["", "Digits is not in the paper, so it has no published numbers; its model is the tiny CLIP."]
     return "\n".join(lines) + "\n"
-
-
-def failure(run: Run, message: str) -> str:
-    """The line about a failed training."""
-    return (
-        f"{FAILED} {run.folder}: {message}; it is not repeated unless {os.path.join(run.folder, DIVERGED)} is removed"
-    )
-
-
-def measure(todo: Sequence[Run], done: dict[Run, Results], jobs: int) -> tuple[set[Run], list[str]]:
-    """Perform the runs `todo`, `jobs` at a time, and enter them in `done`.
-
-    A training that fails leaves the others to go on; any other error leaves out the rest of its dataset.
-
-    Returns:
-        The runs whose training failed, and what went wrong.
-    """
-    failed: set[Run] = set()
-    troubles: list[str] = []
-    spoilt: set[str] = set()
-    # Side by side, programs that each want all cores are far slower than one after the other.
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-
-    def perform(run: Run) -> str:
-        if run.dataset not in spoilt:
-            try:
-                done[run] = run.perform(threads)
-            except Diverged as error:
-                failed.add(run)
-                troubles.append(failure(run, str(error)))
-            except UserError as error:
-                if run.dataset not in spoilt:
-                    troubles.append(f"{run.dataset} is left out: {error}")
-                spoilt.add(run.dataset)
-        return run.folder
-
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run", dynamic_ncols=True) as bar:
-        futures = [pool.submit(perform, run) for run in todo]
-        try:
-            for future in as_completed(futures):
-                bar.set_description(future.result())
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return failed, troubles
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "number", type=int, choices=METHODS, help="1: bias against prompts; 2: depths; 3: numbers of prompts"
+        "number", type=int, choices=METHODS, help="1: bias against prompts; 2: prompt depths; 3: numbers of prompts"
     )
     parser.add_argument(
         "--datasets", nargs="+", metavar="NAME", help="names of configs/datasets (default: the paper's eleven)"
@@ -275,28 +155,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root",
         "--data",
         dest="data",
-        default=os.environ.get("DATA") or "data",
+        default=default_folder("DATA", "data"),
         metavar="DIR",
         help="folder of the datasets (default: $DATA, else data)",
     )
-    add_output(parser, "the table goes to its tables/")
+    add_output_argument(parser, "the table goes to its tables/")
     parser.add_argument("--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options for every run")
     parser.add_argument(
         "--jobs",
         type=int,
         default=1,
         metavar="N",
-        help="runs at a time, which share the CPU's cores; on a "
-        "CPU several are faster together where the model is small (default: 1)",
+        help="runs at a time, which share the CPU's cores; faster on a CPU where the model is small (default: 1)",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="only print the commands, about how long they take, and the table of what there is",
+        help="only print the commands, about how long they take, and the table of the runs that are finished",
     )
 
 
-def chosen(given: Sequence[str] | None, known: Sequence[str], default: Sequence[str], what: str) -> list[str]:
+def select(given: Sequence[str] | None, known: Sequence[str], default: Sequence[str], what: str) -> list[str]:
     """The names that were given, in the order of `known`.
 
     Raises:
@@ -308,64 +187,88 @@ def chosen(given: Sequence[str] | None, known: Sequence[str], default: Sequence[
     return [name for name in known if name in (given or default)]
 
 
+def divergence_line(run: Run, message: str) -> str:
+    """What to print about a failed training."""
+    path = os.path.join(run.folder, DIVERGED)
+    return f"{Absent.FAILED} {run.folder}: {message}; it is not repeated unless {path} is removed"
+
+
+Groups = dict[tuple[str, str], list[Run]]  # (dataset, method) -> its runs, one for each seed
+
+
+def perform_missing(
+    groups: Groups, jobs: int, dry_run: bool
+) -> tuple[dict[Run, Results], dict[Run, str], dict[str, str]]:
+    """Perform what is neither finished nor known to diverge, or in a dry run print it.
+
+    Returns:
+        The results of all finished runs; the runs that diverged, and what they said; datasets left out, and why.
+    """
+    every = list(dict.fromkeys(run for group in groups.values() for run in group))
+    done = {run: results for run in every for results in [run.results()] if results}
+    diverged = {run: message for run in every if run not in done for message in [run.divergence()] if message}
+    todo = [run for run in every if run not in done and run not in diverged]
+    if not todo:
+        return done, diverged, {}
+    print(
+        f"{len(done)} of {len(every)} runs are finished; {len(todo) if diverged else 'the others'} take about "
+        f"{estimate_seconds(todo, done) / 3600:.1f} hours on two CPU cores (a GPU takes a small part of it)"
+    )
+    if dry_run:
+        print(*(run.command for run in todo), sep="\n")
+        return done, diverged, {}
+    outcome = run_all(todo, done, jobs)
+    return done, {**diverged, **outcome.diverged}, outcome.failed_datasets
+
+
+def cell_of(group: Sequence[Run], done: dict[Run, Results], failed: set[Run], paper: float | Absent) -> Cell:
+    """The cell of a group of runs, with the published number `paper`."""
+    if failed.intersection(group):
+        return Cell(Absent.FAILED, paper)
+    complete = all(run in done for run in group)
+    return Cell([done[run]["accuracy"] for run in group] if complete else Absent.MISSING, paper)
+
+
 def main(args: argparse.Namespace) -> int:
     """Returns:
         The exit status: 1 if a dataset had to be left out.
 
     Raises:
-        UserError: a name that is not known, options that come not in pairs, a folder that holds another run.
+        UserError: a name that is not known, a key without value, a folder that holds another run.
     """
-    if len(args.extra) % 2:
-        raise UserError(
-            f"options come as KEY VALUE pairs, but there are {len(args.extra)} words: {' '.join(args.extra)}"
-        )
+    check_pairs(args.extra)
     if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}, but at least one run has to go on at a time")
+        raise UserError(f"--jobs is {args.jobs}, but must be at least 1")
     number = args.number
     eleven = [name for name in DATASETS if name != EMBEDDED]
-    datasets = chosen(args.datasets, list(DATASETS), eleven, "dataset in the tables")
-    methods = chosen(args.methods, list(METHODS[number]), list(METHODS[number]), f"method in Table {number}")
+    datasets = select(args.datasets, list(DATASETS), eleven, "dataset in the tables")
+    methods = select(args.methods, list(METHODS[number]), list(METHODS[number]), f"method in Table {number}")
 
-    runs: dict[tuple[str, str], list[Run]] = {}
+    groups: Groups = {}
     for dataset in datasets:
         for method in methods:
             setting = METHODS[number][method](dataset)
-            seeds = args.seeds if setting.learns else [1]
-            where = args.shots, args.data, args.output, tuple(args.extra)
-            runs[dataset, method] = [Run(setting, dataset, seed, *where) for seed in seeds]
-    every = list(dict.fromkeys(run for group in runs.values() for run in group))
-    done = {run: results for run in every for results in [run.results()] if results}
-    diverged = {run: message for run in every if run not in done for message in [run.divergence()] if message}
-    todo = [run for run in every if run not in done and run not in diverged]
-    failed, troubles = set(diverged), [failure(run, message) for run, message in diverged.items()]
-    if todo:
-        print(
-            f"{len(done)} of {len(every)} runs are finished; {'the others' if not failed else len(todo)} take about "
-            f"{estimate(todo, done) / 3600:.1f} hours on two CPU cores (a GPU takes a small part of it)"
-        )
-        if args.dry_run:
-            print(*(run.command for run in todo), sep="\n")
-        else:
-            newly_failed, more = measure(todo, done, args.jobs)
-            failed, troubles = failed | newly_failed, troubles + more
+            seeds = args.seeds if setting.is_trained else [1]
+            where = args.shots, args.data, args.output, args.extra
+            groups[dataset, method] = [setting.run(dataset, seed, *where) for seed in seeds]
+    done, diverged, failed_datasets = perform_missing(groups, args.jobs, args.dry_run)
 
     look_up = published(number)
     cells: Cells = {dataset: {} for dataset in datasets}
-    for (dataset, method), group in runs.items():
-        accuracies = [done[run]["accuracy"] for run in group if run in done]
-        cells[dataset][method] = Cell(
-            accuracies if len(accuracies) == len(group) else (),
-            bool(failed.intersection(group)),
-            look_up(method, dataset),
-        )
+    for (dataset, method), group in groups.items():
+        cells[dataset][method] = cell_of(group, done, set(diverged), look_up(method, dataset))
     if datasets == eleven:
-        cells[AVERAGE] = average(cells, methods, look_up)
+        cells[AVERAGE] = average_row(cells, methods, look_up)
     markdown = as_markdown(number, cells, args.seeds, args.shots)
-    print("", markdown, *troubles, sep="\n")
+    print("", markdown, sep="\n")
+    for run, message in diverged.items():
+        print(divergence_line(run, message))
+    for dataset, message in failed_datasets.items():
+        print(f"{dataset} is left out: {message}")
     if not args.dry_run:
         stem = os.path.join(args.output, "tables", "_".join([f"table{number}", *(datasets if args.datasets else [])]))
         for ending, text in ("md", markdown), ("csv", as_csv(number, cells)), ("tex", as_latex(number, cells)):
             with atomic_write(f"{stem}.{ending}") as file:
                 file.write(text)
         print(f"written: {stem}.md, .csv, .tex")
-    return int(any(not trouble.startswith(FAILED) for trouble in troubles))
+    return int(bool(failed_datasets))

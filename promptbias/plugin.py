@@ -13,8 +13,11 @@ from promptbias.dassl_host import provide_dassl
 def register() -> None:
     """Register our trainers, whoever's `trainers` package it is; what is there already stays as it is."""
     provide_dassl()
+    from promptbias.engine.config import enable_base_files
+
     ours = importlib.import_module("promptbias.trainers")
     ours.discover()
+    enable_base_files(importlib.import_module("dassl.config").cfg_default)
     try:
         theirs = importlib.import_module("trainers")
     except ImportError:  # a checkout that keeps its trainers elsewhere

@@ -4,6 +4,9 @@ import importlib
 
 
 def register_all() -> None:
-    """Enter all trainers and datasets of this project into Dassl's registries."""
-    importlib.import_module("promptbias.trainers").discover()
+    """Enter all datasets and trainers of this project, with their config nodes, into Dassl's registries.
+
+    They stand above the engine, so they are found by name.
+    """
     importlib.import_module("promptbias.datasets").register_all()
+    importlib.import_module("promptbias.trainers").discover()

@@ -8,9 +8,9 @@ import pickle
 import time
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
+from promptbias.engine.config import flatten, read_yaml
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
@@ -28,14 +28,6 @@ NON_IDENTITY_KEYS = (
     "TEST.COMPUTE_CMAT",
     "TEST.PER_CLASS_RESULT",
 )
-
-
-def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """A config tree as {"A.B.C": value}."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value})
-    return flat
 
 
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
@@ -60,26 +52,6 @@ def read_config(folder: str) -> CfgNode:
         return CfgNode(read_yaml(path))
     except OSError as error:
         raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        OSError: it cannot be opened.
-        UserError: it is no YAML, or something else than keys and values.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = yaml.safe_load(file)
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path} is no YAML: {error.problem}{line}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML in UTF-8: {str(error).splitlines()[0]}") from error
-    if not isinstance(found or {}, dict):
-        raise UserError(f"{path} holds {type(found).__name__} data, but has to hold keys and their values")
-    return found or {}
 
 
 def write_config(cfg: CfgNode, folder: str) -> None:

@@ -1,118 +1,66 @@
-"""The runs behind the paper's tables: where each lies, the command that makes it, and whether it is finished.
+"""One run: where it is, the command that performs it, whether it is finished, and how to resume it.
 
-Folders and commands are those of `scripts/`, so what one has made the other finds. Like them, they are for the project's
-folder: `train.py` and `configs/` are looked for where the process is.
+A run is `python -m promptbias train ...` in its own process. That skips a finished run and resumes an interrupted one,
+so performing a run again is always right.
 """
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
-import yaml
-
-from promptbias.datasets.sources import SOURCES
-from promptbias.engine.run_folder import CONFIG, finished, refuse_other_config
+from promptbias.experiments.layout import ZERO_SHOT, backbone_of, dataset_file, method_file
 from promptbias.experiments.results import Results, read_results
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
+from promptbias.utils.paths import CHECKOUT, IN_CHECKOUT
 
-BLOCKS = 12
-DIVERGED = (
-    "diverged.txt"  # in the folder of a run whose loss was not finite: what it said. Without it the run is tried again
-)
-# What changes nothing without learning; as in scripts/common.sh, whose runs these are.
-TRAINING_KEYS = (
-    "OPTIM.",
-    "TRAIN.",
-    "DATALOADER.TRAIN_X.",
-    "DATALOADER.NUM_WORKERS",
-    "TRAINER.IVLP.",
-    "TRAINER.BIASTUNING.",
-)
+PROGRAM = ("-m", "promptbias")
+# In the folder of a run whose loss was not finite: what it said. Without it the run is tried again.
+DIVERGED = "diverged.txt"
 
-# Rough seconds on two CPU cores: of a training image, of a class's text in a training step, of a test image; of starting.
-SECONDS = {"vit_b16": (0.18, 0.006, 0.06), "tiny": (0.006, 0.004, 0.002)}
-START = 6.0
-
-# Name of the configuration -> (name in the paper, number of classes), in the order of Tables 1 and 2.
-DATASETS: dict[str, tuple[str, int]] = {
-    "imagenet": ("ImageNet", 1000),
-    "caltech101": ("Caltech101", 100),
-    "dtd": ("DTD", 47),
-    "eurosat": ("EuroSAT", 10),
-    "fgvc_aircraft": ("FGVCAircraft", 100),
-    "food101": ("Food101", 101),
-    "oxford_flowers": ("OxfordFlowers", 102),
-    "oxford_pets": ("OxfordPets", 37),
-    "stanford_cars": ("StanfordCars", 196),
-    "sun397": ("SUN397", 397),
-    "ucf101": ("UCF101", 101),
-    "digits": ("Digits", 10),
-}
+# What cannot change the result of zero-shot CLIP.
+TRAINING_NODES = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.", "DATALOADER.NUM_WORKERS")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A method and its configuration, on whatever dataset.
+def matters_to_zero_shot(key: str) -> bool:
+    """Whether a config key can change the result of zero-shot CLIP.
 
-    Attributes:
-        trainer: its name in the registry.
-        cfg: a file of configs/trainers/<trainer>/, with {} where the backbone's name stands.
-        options: KEY VALUE pairs on top of it.
-        name: name of the configuration in folders, with {} likewise.
+    >>> [matters_to_zero_shot(key) for key in ("INPUT.SIZE", "OPTIM.LR", "TRAINER.IVLP.PREC")]
+    [True, False, False]
     """
-
-    trainer: str
-    cfg: str
-    options: tuple[str, ...] = ()
-    name: str = ""
-
-    @property
-    def learns(self) -> bool:
-        return self.trainer != "ZeroshotCLIP"
+    other_method = key.startswith("TRAINER.") and not key.startswith(f"TRAINER.{ZERO_SHOT.upper()}.")
+    return not (other_method or key.startswith(TRAINING_NODES))
 
 
-def plain(template: str = "") -> Setting:
-    """Zero-shot CLIP with the dataset's own template, or with another."""
-    options = ("TRAINER.ZEROSHOTCLIP.TEMPLATE", template) if template else ()
-    return Setting("ZeroshotCLIP", "{}", options, "{}_generic" if template else "{}")
+def for_zero_shot(options: Sequence[str]) -> tuple[str, ...]:
+    """Those KEY VALUE pairs that matter to zero-shot CLIP, so that all methods share one zero-shot run."""
+    pairs = zip(options[::2], options[1::2])
+    return tuple(word for pair in pairs if matters_to_zero_shot(pair[0]) for word in pair)
 
 
-def bias(template: str = "") -> Setting:
-    """Bias tuning with the dataset's own template, or with another."""
-    options = ("TRAINER.BIASTUNING.TEMPLATE", template) if template else ()
-    return Setting("BiasTuning", "{}", options, "{}_generic" if template else "{}")
+def environment(**variables: str) -> dict[str, str]:
+    """The environment for `python -m promptbias` in a process of its own; a checkout need not be installed."""
+    path = [CHECKOUT] if IN_CHECKOUT else []
+    path += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {}), **variables}
 
 
-def prompts(number: int, depth: int = BLOCKS) -> Setting:
-    """IVLP with `number` prompts in each branch, down to block `depth`. Up to four text prompts start from words."""
-    known = {(1, 12): "prompt", (4, 1): "shallow", (4, 12): "deep", (10, 12): "optimal"}
-    if (number, depth) in known:
-        cfg = "{}_" + known[number, depth]
-        return Setting("IVLP", cfg, (), cfg)
-    if depth != BLOCKS:
-        depths = ("TRAINER.IVLP.PROMPT_DEPTH_VISION", str(depth), "TRAINER.IVLP.PROMPT_DEPTH_TEXT", str(depth))
-        return Setting("IVLP", "{}_deep", depths, f"{{}}_deep_depth{depth}")
-    numbers = ("TRAINER.IVLP.N_CTX_VISION", str(number), "TRAINER.IVLP.N_CTX_TEXT", str(number))
-    return Setting("IVLP", "{}_deep" if number <= 4 else "{}_optimal", numbers, f"{{}}_{number}+{number}prompts")
+def call(argv: Sequence[str], quiet: bool = False) -> int:
+    """`promptbias argv` in a process of its own that writes to this one's stderr and, unless it is quiet, stdout.
 
-
-def backbone_of(dataset: str) -> str:
-    """What the names of the configurations for a dataset begin with, as in scripts/common.sh."""
-    return "tiny" if dataset == "digits" else "vit_b16"
-
-
-def generic_for(dataset: str) -> str:
-    """GENERIC, or "" where that is the dataset's own template anyway: its runs are then those with its own."""
-    from promptbias.model import templates
-
-    with open(os.path.join("configs", "datasets", dataset + ".yaml"), encoding="utf-8") as file:
-        name = yaml.safe_load(file)["DATASET"]["NAME"]
-    return templates.GENERIC if name in templates.TEMPLATES else ""
+    Returns:
+        Its exit status, as a shell tells it.
+    """
+    output = subprocess.DEVNULL if quiet else None
+    with subprocess.Popen([sys.executable, *PROGRAM, *argv], stdout=output, env=environment()) as process:
+        with contextlib.suppress(KeyboardInterrupt):  # it was interrupted too, and says so when it is done
+            process.wait()
+        status = process.wait()
+    return status if status >= 0 else 128 - status
 
 
 class Diverged(Exception):
@@ -121,82 +69,73 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a setting on a dataset, `shots` images per class.
+    """One run of a trainer with one configuration and seed on a dataset.
 
     Attributes:
-        data, output: folders of the datasets and of the runs.
-        extra: KEY VALUE pairs on top of every configuration.
+        trainer: its name in Dassl's registry.
+        dataset, cfg: names of YAML files in configs/datasets/ and configs/trainers/<trainer>/.
+        folder: where its files go.
+        data: folder of the datasets.
+        options: KEY VALUE pairs on top of the configuration.
+        model_dir: folder of the run whose checkpoint it only tests; "": it trains.
     """
 
-    setting: Setting
+    trainer: str
     dataset: str
+    cfg: str
+    folder: str
     seed: int
-    shots: int
     data: str
-    output: str
-    extra: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    model_dir: str = ""
 
     @property
-    def folder(self) -> str:
-        name = self.setting.name.format(backbone_of(self.dataset))
-        trainer = os.path.join(self.output, self.dataset, self.setting.trainer)
-        if not self.setting.learns:
-            return os.path.join(trainer, name)
-        return os.path.join(trainer, f"{name}_{self.shots}shots", f"seed{self.seed}")
-
-    @property
-    def words(self) -> list[str]:
-        """What stands after `python train.py`."""
-        trainer, cfg = self.setting.trainer, self.setting.cfg.format(backbone_of(self.dataset))
-        pairs = list(zip(self.extra[::2], self.extra[1::2]))
-        if self.setting.learns:
-            pairs.insert(0, ("DATASET.NUM_SHOTS", str(self.shots)))
-        else:
-            pairs = [pair for pair in pairs if not pair[0].startswith(TRAINING_KEYS)]
-        return [
-            "--root",
-            self.data,
-            "--seed",
-            str(self.seed),
-            "--trainer",
-            trainer,
-            "--dataset-config-file",
-            f"configs/datasets/{self.dataset}.yaml",
-            "--config-file",
-            f"configs/trainers/{trainer}/{cfg}.yaml",
-            "--output-dir",
-            self.folder,
-            "--resume",
-            self.folder,
-            *(word for pair in pairs for word in pair),
-            *self.setting.options,
-        ]
+    def argv(self) -> list[str]:
+        """The flags of `promptbias train`."""
+        flags = {
+            "--root": self.data,
+            "--seed": str(self.seed),
+            "--trainer": self.trainer,
+            "--dataset-config-file": dataset_file(self.dataset),
+            "--config-file": method_file(self.trainer, self.cfg),
+            "--output-dir": self.folder,
+            "--resume": self.folder,
+        }
+        test = ["--eval-only", "--model-dir", self.model_dir] if self.model_dir else []
+        return [*(word for flag in flags.items() for word in flag), *test, *self.options]
 
     @property
     def command(self) -> str:
-        """For a shell, in the project's folder."""
-        return "python train.py " + shlex.join(self.words)
+        """For a shell."""
+        return shlex.join(["python", *PROGRAM, "train", *self.argv])
+
+    @property
+    def is_trained(self) -> bool:
+        return self.trainer != ZERO_SHOT and not self.model_dir
 
     def config(self):
         """The config that the run has or will have."""
+        from promptbias.engine.config import setup_cfg
+        from promptbias.engine.discovery import register_all
+        from promptbias.engine.train import parse_args
 
-        import promptbias.datasets.reader  # noqa: F401 (its config nodes)
-        import train
-
-        return train.setup_cfg(train.parse_args(self.words))
+        register_all()
+        return setup_cfg(parse_args(self.argv))
 
     def results(self) -> Results | None:
-        """What it came to; None if it is not finished.
+        """Its results; None if it is not finished.
 
         Raises:
             UserError: its folder holds a run with another config.
         """
-        return (
-            read_results(self.folder) if os.path.isdir(self.folder) and finished(self.config(), self.folder) else None
-        )
+        if not os.path.isdir(self.folder):
+            return None
+        from promptbias.engine.run_folder import finished
+
+        return read_results(self.folder) if finished(self.config(), self.folder) else None
 
     def divergence(self) -> str:
-        """What stopped its training for good, if its loss was not finite at an earlier call; otherwise "".
+        """The error that stopped its training for good, if its loss was not finite at an earlier call; otherwise "".
 
         Raises:
             UserError: its folder holds a run with another config.
@@ -204,13 +143,23 @@ class Run:
         path = os.path.join(self.folder, DIVERGED)
         if not os.path.exists(path):
             return ""
+        from promptbias.engine.run_folder import CONFIG, refuse_other_config
+
         if os.path.exists(os.path.join(self.folder, CONFIG)):
             refuse_other_config(self.config(), self.folder)
         with open(path, encoding="utf-8") as file:
             return file.read().strip()
 
+    def perform_in_foreground(self) -> int:
+        """Perform or resume it; its progress bar and its errors are shown, and what it prints is in its log.txt.
+
+        Returns:
+            Its exit status; if that is not 0, it has said why on stderr.
+        """
+        return call(["train", *self.argv], quiet=True)
+
     def perform(self, threads: int | None = None) -> Results:
-        """Run it, or go on with it, and return what it came to.
+        """Perform or resume it, and return its results.
 
         Args:
             threads: of the CPU; None leaves torch its choice.
@@ -219,13 +168,12 @@ class Run:
             Diverged: the loss was not finite. A file in its folder, DIVERGED, says so from then on.
             UserError: anything else went wrong.
         """
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
         done = subprocess.run(
-            [sys.executable, "train.py", *self.words],
+            [sys.executable, *PROGRAM, "train", *self.argv],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment(**({"OMP_NUM_THREADS": str(threads)} if threads else {})),
         )
         if done.returncode == 0:
             return read_results(self.folder)
@@ -237,22 +185,44 @@ class Run:
             file.write(message + "\n")
         raise Diverged(message)
 
-    def guess_seconds(self) -> float:
-        """About how long it takes on two CPU cores; rates as measured there, see SECONDS."""
-        image, text, test = SECONDS[backbone_of(self.dataset)]
-        cfg, (_, classes) = self.config(), DATASETS[self.dataset]
-        seconds = START + SOURCES[self.dataset].counts[2] * test
-        if self.setting.learns:
-            images, batch = self.shots * classes, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-            steps = max(images // batch, 1) * cfg.OPTIM.MAX_EPOCH
-            seconds += steps * (min(batch, images) * image + classes * text)
-        return seconds
 
+@dataclass(frozen=True)
+class Setting:
+    """A method and its configuration, on any dataset.
 
-def estimate(todo: Sequence[Run], done: dict[Run, Results]) -> float:
-    """Seconds that the runs `todo` will take: as others of the same dataset and trainer took, or a guess."""
-    took: dict[tuple[str, str], list[float]] = {}
-    for run, results in done.items():
-        took.setdefault((run.dataset, run.setting.trainer), []).append(START + results["seconds"]["train"])
-    known = {key: median(seconds) for key, seconds in took.items()}
-    return sum(known.get((run.dataset, run.setting.trainer)) or run.guess_seconds() for run in todo)
+    Attributes:
+        trainer: its name in Dassl's registry.
+        cfg: a configuration of the trainer, with {} for the name of the dataset's backbone.
+        options: KEY VALUE pairs on top of it.
+        name: its name in folders, with {} likewise; "": that of the configuration.
+    """
+
+    trainer: str
+    cfg: str
+    options: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def is_trained(self) -> bool:
+        return self.trainer != ZERO_SHOT
+
+    def folder(self, output: str, dataset: str, shots: int, seed: int) -> str:
+        """The folder of a run below `output`; zero-shot CLIP has neither shots nor seeds."""
+        name = (self.name or self.cfg).format(backbone_of(dataset))
+        trainer = os.path.join(output, dataset, self.trainer)
+        if not self.is_trained:
+            return os.path.join(trainer, name)
+        return os.path.join(trainer, f"{name}_{shots}shots", f"seed{seed}")
+
+    def run(self, dataset: str, seed: int, shots: int, data: str, output: str, extra: Sequence[str] = ()) -> Run:
+        """The run on a dataset.
+
+        Args:
+            shots: images per class.
+            data, output: folders of the datasets and of the runs.
+            extra: KEY VALUE pairs on top of the configuration; the setting's own options win.
+        """
+        extra = ("DATASET.NUM_SHOTS", str(shots), *extra) if self.is_trained else for_zero_shot(extra)
+        cfg = self.cfg.format(backbone_of(dataset))
+        folder = self.folder(output, dataset, shots, seed)
+        return Run(self.trainer, dataset, cfg, folder, seed, data, (*extra, *self.options))

@@ -1,5 +1,2 @@
 #!/bin/bash
-# Bias tuning, few-shot: bash scripts/bias/main.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-TRAINER=BiasTuning
-source "$(dirname "$0")/../common.sh"
-few_shot "$@"
+exec bash "$(dirname "$0")/../run.sh" BiasTuning main "$@"  # DATASET SHOTS [CFG] [KEY VALUE ...]

@@ -1,6 +1,2 @@
 #!/bin/bash
-# Deep prompts, domain generalisation from ImageNet (or $SOURCE) to its four variants (or $TARGETS):
-#   bash scripts/ivlp/dg.sh SHOTS [CFG] [KEY VALUE ...]
-TRAINER=IVLP
-source "$(dirname "$0")/../common.sh"
-transfer "imagenetv2 imagenet_sketch imagenet_a imagenet_r" "$@"
+exec bash "$(dirname "$0")/../run.sh" IVLP dg "$@"  # SHOTS [CFG] [KEY VALUE ...]

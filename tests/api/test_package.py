@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,8 +18,11 @@ FLOORS = ["utils", "model", "interp", "engine", "trainers", "datasets", "experim
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     """The project's wheel, built with the setuptools that is here."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), ROOT]
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source") / "promptbias"
+    unwanted = shutil.ignore_patterns(".git", "build", "output", "data", "report", "*.egg-info", "__pycache__", ".*")
+    shutil.copytree(ROOT, source, ignore=unwanted)  # building leaves files behind
+    options = ["-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
+    command = [sys.executable, "-m", "pip", "wheel", *options]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return next(folder.glob("*.whl"))

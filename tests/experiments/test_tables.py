@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -11,11 +10,13 @@ import sys
 
 import numpy as np
 import pytest
-
-from promptbias.analysis import experiments, table
-from promptbias.analysis.__main__ import main, make_parser
 from conftest import ROOT, THREE_BLOCKS
 from miniatures import MINIATURES
+from promptbias.analysis import table
+from promptbias.analysis.__main__ import main, make_parser
+
+from promptbias.experiments.paper import AVERAGE, METHODS, Absent, prompts, published, zero_shot
+from promptbias.experiments.runs import DIVERGED
 from promptbias.utils.errors import UserError
 
 
@@ -25,10 +26,11 @@ def at_home(monkeypatch):
 
 
 def test_published_numbers_are_where_the_paper_has_them():
-    assert table.published(1)("BIAS", "eurosat") == 86.5 and table.published(1)("OPTIMAL", table.AVERAGE) == 80.0
-    assert table.published(2)("3", "dtd") == 65.07 and table.published(3)("20", "ucf101") == 84.17
-    assert math.isnan(table.published(3)("40", "eurosat"))
-    assert table.published(1)("BIAS", "digits") is None and table.published(1)("CLIP-GENERIC", "dtd") is None
+    assert published(1)("BIAS", "eurosat") == 86.5 and published(1)("OPTIMAL", AVERAGE) == 80.0
+    assert published(2)("3", "dtd") == 65.07 and published(3)("20", "ucf101") == 84.17
+    assert published(2)("CLIP", "dtd") == 44.1 and published(2)("CLIP", "digits") is Absent.MISSING
+    assert published(3)("40", "eurosat") is Absent.FAILED
+    assert published(1)("BIAS", "digits") is published(1)("CLIP-GENERIC", "dtd") is Absent.MISSING
 
 
 @pytest.mark.parametrize(
@@ -37,26 +39,24 @@ def test_published_numbers_are_where_the_paper_has_them():
         (table.Cell([60.0, 62.0], published=60.5), "61.0 ± 1.0 [60.5, +0.5]"),
         (table.Cell([60.0]), "60.0"),
         (table.Cell(published=60.5), "[60.5]"),
-        (table.Cell(failed=True, published=math.nan), "– [–]"),
+        (table.Cell(Absent.FAILED, published=Absent.FAILED), "– [–]"),
+        (table.Cell([60.0, 62.0], published=Absent.FAILED), "61.0 ± 1.0 [–]"),
         (table.Cell(), ""),
     ],
 )
 def test_a_cell(cell, text):
-    assert cell.text(1) == text
+    assert cell.format(1) == text
 
 
 def test_folders_are_those_of_the_scripts():
-    run = experiments.Run(experiments.prompts(10), "eurosat", 2, 16, "data", "output")
+    run = prompts(10).run("eurosat", 2, 16, "data", "output")
     assert run.folder == "output/eurosat/IVLP/vit_b16_optimal_16shots/seed2"
-    assert (
-        experiments.Run(experiments.plain(), "digits", 1, 16, "data", "output").folder
-        == "output/digits/ZeroshotCLIP/tiny"
-    )
+    assert zero_shot().run("digits", 1, 16, "data", "output").folder == "output/digits/ZeroshotCLIP/tiny"
 
 
 def test_no_two_settings_share_a_folder():
-    settings = {method(dataset) for dataset in ("eurosat",) for of in table.METHODS.values() for method in of.values()}
-    folders = {experiments.Run(setting, "eurosat", 1, 16, "data", "output").folder for setting in settings}
+    settings = {method("eurosat") for of in METHODS.values() for method in of.values()}
+    folders = {setting.run("eurosat", 1, 16, "data", "output").folder for setting in settings}
     assert len(folders) == len(settings) == 2 + 2 + 12 + 6
 
 
@@ -71,7 +71,7 @@ def test_csv_and_orientation():
 
 @pytest.fixture
 def table_py(tmp_path, weights_file):
-    """table_py(*words): run `python -m analysis table` on a miniature EuroSAT with a CLIP of three blocks."""
+    """table_py(*argv): run `python -m analysis table` on a miniature EuroSAT with a CLIP of three blocks."""
     MINIATURES["eurosat"][1](tmp_path / "data")
     extra = [
         "MODEL.BACKBONE.NAME",
@@ -83,11 +83,11 @@ def table_py(tmp_path, weights_file):
         *THREE_BLOCKS,
     ]
 
-    def run(*words, options=("OPTIM.MAX_EPOCH", "1")):
+    def run(*argv, options=("OPTIM.MAX_EPOCH", "1")):
         narrowed = ["--methods", "CLIP", "BIAS", "--seeds", "1", "2", "--shots", "1"]
         where = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "output")]
         return subprocess.run(
-            [sys.executable, "-m", "analysis", "table", *narrowed, *where, *words, "--extra", *extra, *options],
+            [sys.executable, "-m", "analysis", "table", *narrowed, *where, *argv, "--extra", *extra, *options],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -122,7 +122,8 @@ def test_a_table_runs_what_is_missing_and_no_more(table_py, tmp_path):
     assert done.returncode == 0 and "2 of 3 runs are finished" in done.stdout and row in done.stdout
     assert (runs[0] / "log.txt").read_text() == before
     log = (runs[1] / "log.txt").read_text()  # which is what CoOp's parser reads
-    assert "Going on from" in log and "Finish training" in log and len(list(runs[1].glob("log.txt*"))) == 2
+    assert "Finish training" in log and len(list(runs[1].glob("log.txt*"))) == 2
+    assert "after epoch 1" in log  # it resumed
 
 
 FAILED_CELL = "– [86.5]"
@@ -134,17 +135,17 @@ def test_a_failed_training_is_a_dash(table_py, tmp_path):
     done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", options=diverging)
     assert done.returncode == 0 and FAILED_CELL in done.stdout and "the loss is" in done.stdout
     with open(tmp_path / "output" / "tables" / "table1_eurosat.csv") as file:
-        assert next(csv.DictReader(file))["BIAS"] == table.FAILED
+        assert next(csv.DictReader(file))["BIAS"] == str(Absent.FAILED)
 
     folder = tmp_path / "output" / "eurosat" / "BiasTuning" / "vit_b16_1shots" / "seed1"
     before = (folder / "log.txt").read_text()
     done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", options=diverging)
     assert done.returncode == 0 and FAILED_CELL in done.stdout and "the loss is" in done.stdout
     assert (folder / "log.txt").read_text() == before  # it was not repeated
-    assert f"unless {folder / experiments.DIVERGED} is removed" in done.stdout
+    assert f"unless {folder / DIVERGED} is removed" in done.stdout
     done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1")
     assert done.returncode == 1 and "holds a run with another config" in done.stderr
-    os.remove(folder / experiments.DIVERGED)
+    os.remove(folder / DIVERGED)
     done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", "--dry-run", options=diverging)
     assert "0 of 1 runs are finished" in done.stdout and str(folder) in done.stdout and FAILED_CELL not in done.stdout
 
@@ -152,13 +153,13 @@ def test_a_failed_training_is_a_dash(table_py, tmp_path):
 def test_a_dry_run_of_table_2_names_every_run(capsys, tmp_path):
     assert not main(["table", "2", "--datasets", "digits", "--dry-run", "--output", str(tmp_path / "output")])
     said = capsys.readouterr().out
-    commands = [line for line in said.splitlines() if line.startswith("python train.py")]
+    commands = [line for line in said.splitlines() if line.startswith("python -m promptbias train ")]
     assert len(commands) == len(set(commands)) == 1 + 12 * 3
     assert "PROMPT_DEPTH_VISION 5 TRAINER.IVLP.PROMPT_DEPTH_TEXT 5" in said and not (tmp_path / "output").exists()
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "argv, said",
     [
         (["--datasets", "eurosatt"], 'did you mean "eurosat"?'),
         (["--datasets", "digits", "--methods", "BIASS"], 'did you mean "BIAS"?'),
@@ -166,9 +167,9 @@ def test_a_dry_run_of_table_2_names_every_run(capsys, tmp_path):
         (["--datasets", "digits", "--extra", "OPTIM.LR"], "KEY VALUE pairs"),
     ],
 )
-def test_bad_words_end_in_one_sentence(words, said):
+def test_bad_arguments_end_in_one_sentence(argv, said):
     with pytest.raises(UserError, match=said.replace("?", "[?]")):
-        main(["table", "1", *words])
+        main(["table", "1", *argv])
 
 
 @pytest.fixture
@@ -197,15 +198,15 @@ def test_curves_of_any_trainer_configuration_and_dataset(tmp_path, finished_run,
     for shots, accuracy in {3: 50.0, 5: 60.0, 8: 70.0}.items():
         finished_run(f"flowers/IVLP/mine_{shots}shots/seed4", accuracy)
     finished_run("flowers/ZeroshotCLIP/vit_b16", 40.0)
-    words = ["curves", "shots", "--datasets", "flowers", "--seeds", "4", "--output", str(tmp_path), "--trainer", "IVLP"]
-    main([*words, "--cfg", "mine", "--numbers", "5", "3"])
+    argv = ["curves", "shots", "--datasets", "flowers", "--seeds", "4", "--output", str(tmp_path), "--trainer", "IVLP"]
+    main([*argv, "--cfg", "mine", "--numbers", "5", "3"])
     assert "50.0" in capsys.readouterr().out
     numbers = np.load(tmp_path / "curves" / "curves-shots_flowers_IVLP_mine.npz")["flowers IVLP mine"]
     assert numbers.tolist() == [[3, 50, 0], [5, 60, 0]]
     with pytest.raises(UserError, match="--trainer and --cfg go together"):
-        main(words)
+        main(argv)
     with pytest.raises(UserError, match="holds no finished run"):
-        main([*words, "--cfg", "other"])
+        main([*argv, "--cfg", "other"])
 
 
 def test_a_panel_without_runs_says_so_and_published_failures_are_marked(tmp_path, finished_run, drawn, recwarn):
@@ -214,12 +215,12 @@ def test_a_panel_without_runs_says_so_and_published_failures_are_marked(tmp_path
     with_run, nothing, eurosat = drawn[0].axes[:3]
     assert [[text.get_text() for text in panel.texts] for panel in (with_run, nothing)] == [[], ["no finished run"]]
     marks = {line.get_label(): line.get_xdata().tolist() for line in eurosat.lines}
-    failed = [x for x in (2, 4, 6, 8, 20, 40, 100) if math.isnan(table.published(3)(str(x), "eurosat"))]
+    failed = [x for x in (2, 4, 6, 8, 20, 40, 100) if published(3)(str(x), "eurosat") is Absent.FAILED]
     assert marks["published: failed"] == failed and 40 in failed
     assert not [warning for warning in recwarn if "legend" in str(warning.message)]
 
 
-def test_where_runs_and_data_are_comes_from_the_environment(monkeypatch):
+def test_where_runs_and_data_are_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("DATA", "/d")
     monkeypatch.setenv("OUTPUT", "/o")
     args = make_parser("table").parse_args(["1"])
@@ -232,6 +233,8 @@ def test_where_runs_and_data_are_comes_from_the_environment(monkeypatch):
         assert make_parser("table").parse_args(["1", flag, "x"]).data == "x"
     monkeypatch.delenv("DATA")
     assert make_parser("table").parse_args(["1"]).data == "data"
+    monkeypatch.chdir(tmp_path)  # the checkout's, wherever the command is called
+    assert make_parser("table").parse_args(["1"]).data == os.path.join(ROOT, "data")
 
 
 def test_curves_of_an_unknown_dataset_end_in_one_sentence():
@@ -242,16 +245,16 @@ def test_curves_of_an_unknown_dataset_end_in_one_sentence():
 def test_curves_show_what_is_finished(tmp_path, capsys):
     for depth, accuracies in {2: [60.0, 62.0], 12: [70.0, 71.0], 5: [50.0]}.items():
         for seed, accuracy in enumerate(accuracies, 1):
-            run = experiments.Run(experiments.prompts(4, depth), "eurosat", seed, 16, "data", str(tmp_path))
+            run = prompts(4, depth).run("eurosat", seed, 16, "data", str(tmp_path))
             os.makedirs(run.folder)
             with open(os.path.join(run.folder, "results.json"), "w") as file:
                 json.dump({"accuracy": accuracy, "macro_f1": accuracy}, file)
-    words = ["curves", "depth", "--datasets", "eurosat", "--seeds", "1", "2", "--output", str(tmp_path)]
-    main(words)
+    argv = ["curves", "depth", "--datasets", "eurosat", "--seeds", "1", "2", "--output", str(tmp_path)]
+    main(argv)
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith("EuroSAT")]
     assert [[cell.strip() for cell in row if cell][2:] for row in rows] == [["2", "61.0 ± 1.0"], ["12", "70.5 ± 0.5"]]
     numbers = np.load(tmp_path / "curves" / "curves-depth.npz")["eurosat 4+4 prompts"]
     assert numbers.tolist() == [[2, 61, 1], [12, 70.5, 0.5]]
     assert (tmp_path / "curves" / "curves-depth.png").stat().st_size > 5000
     with pytest.raises(UserError, match="holds no finished run"):
-        main([*words[:-1], str(tmp_path / "nothing")])
+        main([*argv[:-1], str(tmp_path / "nothing")])

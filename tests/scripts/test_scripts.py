@@ -2,15 +2,15 @@
 
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, THREE_BLOCKS
 from miniatures import MINIATURES
+
+from promptbias.experiments import protocols
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def bash(tmp_path, data):
-    """bash(script, *words): run it with DATA, OUTPUT and one seed; returns the finished process."""
+    """bash(script, *argv): run it with DATA, OUTPUT and one seed; returns the finished process."""
 
-    def run(script, *words, **variables):
+    def run(script, *argv, **variables):
         environment = {
             **os.environ,
             "DATA": str(data),
@@ -37,7 +37,7 @@ def bash(tmp_path, data):
             **variables,
         }
         return subprocess.run(
-            ["bash", os.path.join(ROOT, script), *words], cwd=tmp_path, capture_output=True, text=True, env=environment
+            ["bash", os.path.join(ROOT, script), *argv], cwd=tmp_path, capture_output=True, text=True, env=environment
         )
 
     return run
@@ -138,20 +138,22 @@ def test_domain_generalisation(bash, tmp_path, weights_file):
 
 
 @pytest.mark.parametrize("script, count", [("xd", 10), ("dg", 4)])
-def test_transfer_goes_to_the_datasets_that_are_there(script, count):
-    with open(os.path.join(ROOT, "scripts", "bias", script + ".sh")) as file:
-        targets = re.search(r'transfer "(.*)" "\$@"', file.read()).group(1).split()
+def test_transfer_targets_are_datasets_of_ours(script, count):
+    targets = protocols.TARGETS[script].split()
     assert len(targets) == len(set(targets)) == count and set(targets) <= set(MINIATURES)
     assert all(os.path.exists(os.path.join(ROOT, "configs", "datasets", target + ".yaml")) for target in targets)
 
 
-def test_both_methods_have_the_same_scripts():
-    said = {}
-    for folder in ("bias", "ivlp"):
-        for name in sorted(os.listdir(os.path.join(ROOT, "scripts", folder))):
-            with open(os.path.join(ROOT, "scripts", folder, name)) as file:
-                said.setdefault(name, []).append([line for line in file if not line.startswith(("#", "TRAINER="))])
-    assert all(len(texts) == 2 and texts[0] == texts[1] for texts in said.values())
+@pytest.mark.parametrize("folder, method", [("bias", "BiasTuning"), ("ivlp", "IVLP"), ("zsclip", "ZeroshotCLIP")])
+def test_the_scripts_of_a_method_are_one_line_each(folder, method):
+    names = sorted(os.listdir(os.path.join(ROOT, "scripts", folder)))
+    assert names == (["main.sh"] if folder == "zsclip" else [f"{name}.sh" for name in sorted(protocols.ARGUMENTS)])
+    for name in names:
+        with open(os.path.join(ROOT, "scripts", folder, name)) as file:
+            first, line = file.read().splitlines()
+        protocol = name.removesuffix(".sh")
+        assert first == "#!/bin/bash"
+        assert line.split("#")[0].rstrip() == f'exec bash "$(dirname "$0")/../run.sh" {method} {protocol} "$@"'
 
 
 @pytest.mark.slow
@@ -180,7 +182,7 @@ def test_missing_images_stop_with_one_message(bash, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script, words, variables, said",
+    "script, argv, variables, said",
     [
         ("bias/main.sh", ["digits", "abc"], {}, 'SHOTS is "abc"'),
         ("bias/main.sh", ["digitss", "1"], {}, "there is no dataset"),
@@ -190,11 +192,15 @@ def test_missing_images_stop_with_one_message(bash, tmp_path):
         ("bias/main.sh", ["digits", "1"], {"SEEDS": "01"}, "whole numbers"),
         ("bias/few_shots.sh", ["digits", "16"], {}, 'no configuration "16"'),
         ("bias/xd.sh", ["imagenet", "16"], {}, 'SHOTS is "imagenet"'),
+        ("run.sh", ["BiasTunning", "main", "digits", "16"], {}, 'did you mean "BiasTuning"?'),
+        ("run.sh", ["ivlp", "base2neww", "digits", "16"], {}, 'did you mean "base2new"?'),
+        ("run.sh", ["ZeroshotCLIP", "base2new", "digits", "16"], {}, "its only protocol is main"),
+        ("ivlp/dg.sh", ["16"], {"TARGETS": "imagenett"}, 'there is no dataset "imagenett"'),
         ("zsclip/main.sh", ["digits", "tiny", "DATSET.TEMPLATE", "{}"], {}, 'did you mean "DATASET.TEMPLATE"'),
     ],
 )
-def test_wrong_words_are_one_sentence_before_anything_runs(bash, tmp_path, script, words, variables, said):
-    done = bash(f"scripts/{script}", *words, **variables)
+def test_wrong_arguments_are_one_sentence_before_anything_runs(bash, tmp_path, script, argv, variables, said):
+    done = bash(f"scripts/{script}", *argv, **variables)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert said in done.stderr and not list(tmp_path.glob("output/**/results.json"))
 
@@ -209,7 +215,7 @@ def test_zero_shot_is_of_the_clip_that_is_tuned(bash, tmp_path):
     assert tuned["seed"] == 0 and (tmp_path / "own data" / "digits" / "images").is_dir()
 
 
-@pytest.mark.parametrize("script, words", [("scripts/bias/main.sh", ["digits"]), ("scripts/zsclip/main.sh", [])])
-def test_without_its_words_a_script_says_how_it_is_used(bash, script, words):
-    done = bash(script, *words)
-    assert done.returncode == 1 and "usage: bash" in done.stderr
+@pytest.mark.parametrize("script, argv", [("scripts/bias/main.sh", ["digits"]), ("scripts/zsclip/main.sh", [])])
+def test_without_its_arguments_a_script_says_how_it_is_used(bash, script, argv):
+    done = bash(script, *argv)
+    assert done.returncode == 1 and "usage: bash scripts/run.sh" in done.stderr

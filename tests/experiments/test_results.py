@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptbias.analysis import results
+from promptbias.experiments import results
 from promptbias.utils.errors import UserError
 
 
@@ -34,7 +34,7 @@ def test_harmonic_mean_of_nothing():
     assert results.harmonic_mean(0.0, 0.0) == 0.0
 
 
-def test_seeds_and_their_spread(runs):
+def test_seeds_and_their_mean_and_std(runs):
     table = results.table_of_seeds(runs("a", {2: 62.0, 1: 60.0}), [runs("z", {1: 40.0}) + "/seed1"], None)
     lines = [line.split() for line in table.splitlines()[2:]]
     assert lines[0] == ["zero-shot", "40.0", "20.0"] and lines[1] == ["seed", "1", "60.0", "30.0"]
@@ -78,7 +78,7 @@ def test_zero_shot_of_another_backbone_is_refused(runs):
 def test_an_unfinished_run_is_one_sentence(runs, tmp_path):
     folder = runs("a", {1: 60.0})
     (tmp_path / "a" / "seed2").mkdir()
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="there is no run in"):
         results.read_seeds(folder)
     (tmp_path / "a" / "seed2" / "config.yaml").write_text("")
     with pytest.raises(UserError, match="is not finished"):

@@ -1,0 +1,145 @@
+"""Train or test one run, with CoOp's flags. The README shows whole commands."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from promptbias.utils.errors import UserError, nearest
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags in `argv`, by default those of the command line."""
+    prog = None if argv is None else "promptbias train"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("--root", default="", help="folder of the datasets (for image_folder: of your images)")
+    parser.add_argument("--output-dir", default="", help="output folder of the run")
+    parser.add_argument(
+        "--resume", default="", help="output folder of a run to resume; a finished run is left as it is"
+    )
+    parser.add_argument("--seed", type=int, help="random seed (negative: unseeded)")
+    parser.add_argument("--config-file", default="", help="YAML of the method, from configs/trainers/")
+    parser.add_argument("--dataset-config-file", default="", help="YAML of the dataset, from configs/datasets/")
+    parser.add_argument("--trainer", default="", help="name of the method, such as BiasTuning")
+    parser.add_argument("--backbone", default="", help='CLIP: "tiny", one of OpenAI\'s names, or a weights file')
+    parser.add_argument("--eval-only", action="store_true", help="test without training")
+    parser.add_argument("--model-dir", default="", help="with --eval-only: output folder of the run to load")
+    parser.add_argument("--load-epoch", type=int, help="with --eval-only: epoch to load (default: best, or last)")
+    parser.add_argument("--no-train", action="store_true", help="build everything, but do not train")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config options, which override all of the above"
+    )
+    coop = parser.add_argument_group("flags of CoOp's train.py", "kept so that its command lines work")
+    coop.add_argument("--transforms", nargs="+", help="data augmentation, by Dassl's names (INPUT.TRANSFORMS)")
+    coop.add_argument("--source-domains", nargs="+", help="DATASET.SOURCE_DOMAINS; these datasets have none")
+    coop.add_argument("--target-domains", nargs="+", help="DATASET.TARGET_DOMAINS; these datasets have none")
+    coop.add_argument("--head", default="", help="MODEL.HEAD.NAME; these methods have none")
+    return parser.parse_args(argv)
+
+
+def check_args(args: argparse.Namespace, cfg) -> None:
+    """Raises:
+    UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
+        folder of a training run.
+    """
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    from promptbias.engine import run_folder
+
+    for what, flag, name, registry in (
+        ("trainer", "--trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY),
+        ("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY),
+    ):
+        if not name:
+            raise UserError(f"no {what} is named; give {flag}")
+        if name not in registry.registered_names():
+            raise UserError(f'there is no {what} "{name}": {nearest(name, registry.registered_names())}')
+    if args.eval_only:
+        run_folder.refuse_training_run(cfg.OUTPUT_DIR)
+    if cfg.SEED >= 2**32:
+        raise UserError(f"the seed is {cfg.SEED}, but must be below 2**32")
+    if not args.eval_only and (args.model_dir or args.load_epoch is not None):
+        raise UserError(
+            "--model-dir and --load-epoch say what to test; add --eval-only, or set MODEL.INIT_WEIGHTS to "
+            "start training from a checkpoint"
+        )
+
+
+def eval_checkpoint_sha256(args: argparse.Namespace, cfg) -> str | None:
+    """Checksum of the checkpoint that --eval-only loads; None where nothing is loaded."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from promptbias.utils.files import checksum
+
+    find = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "checkpoint_in", None)
+    path = find(args.model_dir, args.load_epoch) if args.eval_only and find else ""
+    return checksum(path) if path else None
+
+
+def start_log(cfg, resuming: bool) -> None:
+    """Send what is printed to log.txt too; the log of an interrupted run is renamed first.
+
+    Raises:
+        UserError: the output folder cannot be written to.
+    """
+    from dassl.utils import setup_logger
+
+    from promptbias.engine import run_folder
+
+    try:
+        if resuming or not os.path.exists(os.path.join(cfg.OUTPUT_DIR, run_folder.RESULTS)):
+            run_folder.rotate_log(cfg.OUTPUT_DIR)
+        setup_logger(cfg.OUTPUT_DIR)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir (OUTPUT of the scripts)"
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, resume or test the run that the flags describe.
+
+    Args:
+        argv: flags; None: those of the command line.
+
+    Raises:
+        UserError: anything wrong with flags, config, data or checkpoints.
+    """
+    args = parse_args(argv)
+
+    # Everything heavy comes after the flags are read, so that --help is there at once.
+    from dassl.utils import collect_env_info, set_random_seed
+
+    from promptbias.engine import run_folder
+    from promptbias.engine.config import setup_cfg
+    from promptbias.engine.discovery import register_all
+
+    register_all()
+    cfg = setup_cfg(args)
+    check_args(args, cfg)
+    resuming = bool(cfg.RESUME) and os.path.realpath(cfg.RESUME) == os.path.realpath(cfg.OUTPUT_DIR)
+    results = run_folder.finished(cfg, cfg.OUTPUT_DIR, eval_checkpoint_sha256(args, cfg)) if resuming else None
+    if results:
+        print(f"{cfg.OUTPUT_DIR} is finished: accuracy {results['accuracy']:.1f} %")
+        return
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    start_log(cfg, resuming)
+    print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
+    print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
+    run(args, cfg)
+
+
+def run(args: argparse.Namespace, cfg) -> None:
+    """Build the trainer and let it train or test."""
+    from dassl.engine import build_trainer
+
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command resumes from the last finished epoch") from None

@@ -1,0 +1,124 @@
+"""Names and places: methods, datasets, backbones and their configurations, and where data and runs are.
+
+A method is a folder of configs/trainers/, named after its trainer. A configuration is a YAML in it, whose name begins
+with that of a backbone, and the backbones are the configurations of zero-shot CLIP. Files and folders whose names begin
+with "_" only serve as bases of others.
+"""
+
+import argparse
+import os
+
+from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.paths import CHECKOUT, CONFIGS, IN_CHECKOUT
+
+ZERO_SHOT = "ZeroshotCLIP"  # the baseline of every method; it trains nothing
+BACKBONE, BACKBONES = "vit_b16", {"digits": "tiny"}  # of a dataset, unless a configuration names another
+
+
+def dataset_file(dataset: str) -> str:
+    """The YAML of a dataset."""
+    return os.path.join(CONFIGS, "datasets", dataset + ".yaml")
+
+
+def method_file(method: str, cfg: str) -> str:
+    """The YAML of a method's configuration."""
+    return os.path.join(CONFIGS, "trainers", method, cfg + ".yaml")
+
+
+def _yaml_names(*folder: str) -> list[str]:
+    path = os.path.join(CONFIGS, *folder)
+    files = os.listdir(path) if os.path.isdir(path) else []
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml") and name[0] != "_")
+
+
+def methods() -> list[str]:
+    """The trainers that have a configuration."""
+    return [name for name in sorted(os.listdir(os.path.join(CONFIGS, "trainers"))) if configurations(name)]
+
+
+def configurations(method: str) -> list[str]:
+    """The names of a method's configurations; none for a name that begins with "_"."""
+    return [] if method.startswith("_") else _yaml_names("trainers", method)
+
+
+def find_method(name: str) -> str:
+    """The method called `name`, in whatever case.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    found = {method.lower(): method for method in methods()}
+    if name.lower() not in found:
+        raise UserError(f'there is no method "{name}" in configs/trainers/: {nearest(name, found.values())}')
+    return found[name.lower()]
+
+
+def check_dataset(name: str) -> None:
+    """Raises:
+    UserError: there is no such dataset; names all.
+    """
+    if not os.path.exists(dataset_file(name)):
+        raise UserError(
+            f'there is no dataset "{name}" in configs/datasets/; there are: {" ".join(_yaml_names("datasets"))}'
+        )
+
+
+def backbone_of(dataset: str, cfg: str = "") -> str:
+    """The backbone that a configuration's name begins with, by default the one that fits the dataset."""
+    named = [backbone for backbone in configurations(ZERO_SHOT) if cfg.startswith(backbone)]
+    return max(named, key=len) if named else BACKBONES.get(dataset, BACKBONE)
+
+
+def find_cfg(method: str, dataset: str, name: str) -> str:
+    """The configuration called `name`; what names the dataset's backbone may be left out.
+
+    Raises:
+        UserError: there is none; names all.
+    """
+    known = configurations(method)
+    for cfg in (name, f"{backbone_of(dataset)}_{name}"):
+        if cfg in known:
+            return cfg
+    raise UserError(f'there is no configuration "{name}" in configs/trainers/{method}/; there are: {" ".join(known)}')
+
+
+def default_cfg(method: str, dataset: str) -> str:
+    """The configuration of a method where none is named: the one for the dataset's backbone; of several, the trainer's
+    `default_config`.
+
+    Raises:
+        UserError: the method has none for this backbone.
+    """
+    backbone = backbone_of(dataset)
+    fitting = [cfg for cfg in configurations(method) if cfg.startswith(backbone)]
+    if not fitting:
+        raise UserError(
+            f"{method} has no configuration for {backbone}, the backbone of {dataset}; add "
+            f"configs/trainers/{method}/{backbone}.yaml, or name one of: {' '.join(configurations(method))}"
+        )
+    if len(fitting) == 1:
+        return fitting[0]
+    from promptbias.engine.discovery import register_all  # imports torch, which is why it comes last
+
+    register_all()
+    from dassl.engine import TRAINER_REGISTRY
+
+    chosen = getattr(TRAINER_REGISTRY.get(method), "default_config", "{}").format(backbone)
+    return chosen if chosen in fitting else fitting[0]
+
+
+def default_folder(variable: str, name: str) -> str:
+    """The folder in an environment variable, else `name` in the checkout (without one: in the working folder)."""
+    given = os.environ.get(variable)
+    elsewhere = IN_CHECKOUT and os.path.realpath(os.getcwd()) != os.path.realpath(CHECKOUT)
+    return given or (os.path.join(CHECKOUT, name) if elsewhere else name)
+
+
+def add_output_argument(parser: argparse.ArgumentParser, more: str) -> None:
+    """--output, of commands that look for runs where `experiment` puts them."""
+    parser.add_argument(
+        "--output",
+        default=default_folder("OUTPUT", "output"),
+        metavar="DIR",
+        help=f"where the runs are; {more} (default: $OUTPUT, else output)",
+    )
