@@ -9,8 +9,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.download import download
+from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.files import checksum, is_torchscript
 
 NEEDED = (

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from conftest import ROOT
 from dassl.config import get_cfg_default
 
-from conftest import ROOT
 from promptbias.engine import run_folder as run_files
 from promptbias.utils.errors import UserError
 
