@@ -124,10 +124,6 @@ def tune(
         "output", os.path.basename(os.path.abspath(images)), method, f"{name}_{shots}shots", f"seed{seed}"
     )
     folder = os.fspath(output) or runs
-    pairs = ["DATASET.NUM_SHOTS", str(shots)]
-    pairs += ["DATASET.TEMPLATE", template] if template else []
-    for option, value in options.items():
-        pairs += [config.key(option), str(value)]
     flags = {
         "--root": images,
         "--seed": str(seed),
@@ -138,9 +134,12 @@ def tune(
         "--output-dir": folder,
         "--resume": folder,
     }
-    argv = [word for flag in flags.items() for word in flag]
+    pairs = {"DATASET.NUM_SHOTS": str(shots), **{config.key(option): str(value) for option, value in options.items()}}
+    if template:
+        pairs["DATASET.TEMPLATE"] = template
+    argv = [word for pair in (*flags.items(), *pairs.items()) for word in pair]
     with contextlib.redirect_stdout(io.StringIO()):  # all of it is in the run's log.txt; the progress bar is on stderr
-        train.main([*argv, *pairs, *settings])
+        train.main([*argv, *settings])
     return load(folder)
 
 

@@ -57,6 +57,9 @@ def small_clip(random_clip):
 @pytest.fixture
 def config():
     """config("BIASTUNING.DEPTH_TEXT", 2, ...): Dassl's config for `small_clip`, in float32, with keys under TRAINER set."""
+    from promptbias.engine.discovery import register_all
+
+    register_all()
     from dassl.config import get_cfg_default
 
     def make(*pairs):
@@ -122,3 +125,12 @@ def train_py(data_root, weights_file):
 
     run.command = command
     return run
+
+
+@pytest.fixture(scope="session")
+def run(train_py, tmp_path_factory):
+    """A finished run of BiasTuning: its folder, and the finished process."""
+    folder = tmp_path_factory.mktemp("run") / "seed1"
+    done = train_py("--output-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done

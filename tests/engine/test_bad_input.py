@@ -1,0 +1,106 @@
+"""What a user can get wrong is one sentence."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from promptbias.utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--trainer", "BiasTunning"), 'there is no trainer "BiasTunning": did you mean "BiasTuning"?'),
+        (("DATASET.NAME", "Digit"), 'there is no dataset "Digit": did you mean "Digits"?'),
+        (("--backbone", "ViT-B16"), 'there is no CLIP "ViT-B16": did you mean "ViT-B/16"?'),
+        (("--backbone", "RN50"), "RN50 is a ResNet"),
+        (("TRAINER.BIASTUNING.DEPHT_TEXT", "1"), "there is no config key TRAINER.BIASTUNING.DEPHT_TEXT: did you mean"),
+        (("OPTIM.MAX_EPOCH",), "KEY VALUE pairs"),
+        (("--config-file", "configs/trainers/BiasTuning/tinny.yaml"), 'did you mean "tiny.yaml"?'),
+        (("--dataset-config-file", "configs/datasets/eurosatt.yaml"), 'did you mean "eurosat.yaml"?'),
+        (("DATASET.NUM_SHOTS", "0"), "NUM_SHOTS"),
+        (("--output-dir", "/dev/null/out"), "/dev/null/out"),
+        (("OPTIM.LR", "1e30"), "the last good checkpoint is kept"),
+        (("OPTIM.LR", "-1.0"), "OPTIM.LR is -1.0, but must be at least 0"),
+        (("OPTIM.NAME", "sgdd"), "OPTIM.NAME must be one of"),
+        (("OPTIM.LR.FOO", "1"), "OPTIM.LR.FOO"),
+        (("OPTIM.LR", "fast"), "OPTIM.LR must be of type float, not str"),
+        (("OPTIM", "5"), "there is no config key OPTIM: did you mean"),
+        (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH is 0"),
+        (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER must be one of"),
+        (("INPUT.PIXEL_STD", "[1.0, 1.0]"), "three numbers"),
+        (("INPUT.RRCROP_SCALE", "(1.0, 0.1)"), "the smaller one first"),
+        (("INPUT.RRCROP_SCALE", "(0.5,)"), "the smaller one first"),
+        (("OPTIM.LR", "None"), "OPTIM.LR is None, but must be at least 0"),
+        (("INPUT.NO_TRANSFORM", "True"), "INPUT.NO_TRANSFORM is True"),
+        (("TEST.FINAL_MODEL", "best"), "'last_step' or 'best_val'"),
+        (("TEST.EVALUATOR", "Foo"), '"Foo" is not available'),
+        (("DATALOADER.TRAIN_X.SAMPLER", "Foo"), '"Foo" is not a sampler'),
+        (("--transforms", "random_flop"), '"random_flop" is not a transform'),
+        (("--seed", "99999999999"), "below 2**32"),
+        (("--model-dir", "somewhere"), "add --eval-only"),
+        (("TRAINER.BIASTUNING.DEPTH_TEXT", "0", "TRAINER.BIASTUNING.DEPTH_VISION", "0"), "nothing to train"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(train_py, tmp_path, monkeypatch, words, said):
+    import train
+
+    given = words if "--output-dir" in words else ("--output-dir", str(tmp_path / "out"), *words)
+    monkeypatch.setattr(sys, "argv", train_py.command(*given)[1:])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # the run's logger takes its place
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as refused:
+        train.main()
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("code.py", "cfg = {}", "not YAML"),
+        ("list.yaml", "- 1", "must hold keys"),
+        ("tab.yaml", "OPTIM:\n\tLR: 1", "in line 2"),
+        ("latin.yaml", b"A: \xe9", "UTF-8"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_and_never_run(train_py, tmp_path, name, text, said):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    done = train_py("--output-dir", str(tmp_path / "out"), "--config-file", str(tmp_path / name))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert said in done.stderr or name == "code.py" and "must hold keys" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["results.json", "config.yaml"])
+def test_a_damaged_file_of_a_run_is_one_sentence(run, train_py, tmp_path, file):
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / file).write_text("{ broken: [")
+    done = train_py("--output-dir", str(tmp_path / "run"), "--resume", str(tmp_path / "run"))
+    assert done.returncode == 1 and file in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_bad_input_ends_the_command_with_one_line(train_py, tmp_path):
+    done = train_py("--output-dir", str(tmp_path), "--trainer", "BiasTunning")
+    assert (
+        done.returncode == 1 and done.stderr == 'error: there is no trainer "BiasTunning": did you mean "BiasTuning"?\n'
+    )
+
+
+def test_help_waits_for_nothing_heavy():
+    words = [sys.executable, "-X", "importtime", "train.py", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--dataset-config-file" in done.stdout
+    assert "torch" not in done.stderr and "numpy" not in done.stderr
+
+
+def test_a_run_leaves_out_what_torchvision_imports_for_nothing(run, train_py):
+    code = (
+        "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit: print([name for name in ('torch._dynamo', 'torchvision.transforms') if name in sys.modules])"
+    )
+    words = train_py.command("--output-dir", str(run[0]), "--resume", str(run[0]))[1:]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "['torchvision.transforms']", done.stderr
