@@ -72,6 +72,12 @@ def _extract(archive: str, targets: Mapping[str, str]) -> None:
                 shutil.copyfileobj(source, file)
 
 
+def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(member)
+    assert file is not None, "regular files can be opened"
+    return file
+
+
 def _files(archive: str) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
     """Name of each member that is not a folder, and a function that opens it; None if it is not a regular file."""
     if archive.endswith(".zip"):
@@ -81,12 +87,14 @@ def _files(archive: str) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]
                 if not info.is_dir():
                     yield name, None if stat.S_ISLNK(info.external_attr >> 16) else partial(file.open, info)
     else:
-        with tarfile.open(archive) as file:
-            for info in file:
-                name = _safe_name(info.name)
-                if not info.isdir():
-                    yield name, partial(file.extractfile, info) if info.isfile() else None
-            while file.fileobj.read(CHUNK):  # the checksum of a compressed file is at its end
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = _safe_name(member.name)
+                if not member.isdir():
+                    yield name, partial(_open_member, tar, member) if member.isfile() else None
+            while tar.fileobj is not None and tar.fileobj.read(
+                CHUNK
+            ):  # the checksum of a compressed file is at its end
                 pass
 
 

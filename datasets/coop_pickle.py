@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 from promptbias.utils.errors import UserError
 
@@ -37,7 +38,7 @@ def read_pickle(path: str, needed: Sequence[str] = ()) -> dict[str, list[tuple[s
         ) from error
 
 
-def _plain(datum: _Datum) -> tuple[str, int, str]:
+def _plain(datum: Any) -> tuple[str, int, str]:
     path, label, name = datum._impath, datum._label, datum._classname
     if not (isinstance(path, str) and isinstance(label, int) and isinstance(name, str)):
         raise TypeError("a Datum in it has no path, label and class name")

@@ -186,7 +186,7 @@ class FewShotDataset(DatasetBase):
         CoOp stores absolute paths, possibly of another machine: only the part after the dataset's folder is used.
         """
         folder = os.path.basename(self.dataset_dir)
-        sets = {}
+        sets: dict[str, list[Item]] = {}
         for key, rows in read_pickle(path, needed).items():
             sets[key] = []
             for impath, label, classname in rows:

@@ -70,11 +70,11 @@ def divide(images: list[Item]) -> Split:
 
 def divide_each(classes: Sequence[list[Item]]) -> Split:
     """`divide` every class in turn."""
-    train, val, test = [], [], []
+    parts: Split = ([], [], [])
     for images in classes:
-        for part, chosen in zip((train, val, test), divide(images)):
+        for part, chosen in zip(parts, divide(images)):
             part.extend(chosen)
-    return train, val, test
+    return parts
 
 
 def hold_out(trainval: Sequence[Item]) -> tuple[list[Item], list[Item]]:

@@ -23,7 +23,7 @@ from promptbias.utils.paths import CONFIGS
 def methods() -> dict[str, type[MethodConfig]]:
     """The tuning methods by name, each as the dataclass of its options."""
     register_all()
-    return {name: trainer.custom_clip.config for name, trainer in tuning_trainers().items()}  # type: ignore[attr-defined]
+    return {name: trainer.custom_clip.config for name, trainer in tuning_trainers().items()}
 
 
 def method_config(name: str, options: dict[str, Any]) -> MethodConfig:
@@ -68,7 +68,7 @@ def build(
         UserError: an unknown method or option, options that do not fit this CLIP, weights that cannot be had.
     """
     config = method_config(method, options) if isinstance(method, str) else method
-    clip_model = load_clip(backbone) if isinstance(backbone, (str, os.PathLike)) else backbone
+    clip_model = load_clip(os.fspath(backbone)) if isinstance(backbone, (str, os.PathLike)) else backbone
     return TunedCLIP(clip_model, classnames, config, template, precision, device)
 
 
@@ -119,7 +119,7 @@ def tune(
 
     config = method_config(method, options)
     images, size = os.fspath(images), "tiny" if backbone == "tiny" else "vit_b16"
-    name = tuning_trainers()[method].default_config.format(size)  # type: ignore[attr-defined]
+    name = tuning_trainers()[method].default_config.format(size)
     runs = os.path.join(
         "output", os.path.basename(os.path.abspath(images)), method, f"{name}_{shots}shots", f"seed{seed}"
     )

@@ -32,10 +32,10 @@ def render(height: int = 48) -> Tensor:
         font = ImageFont.truetype(path, 96)
         for character in CHARACTERS:
             left, top, right, bottom = font.getbbox(character)
-            ink = Image.new("L", (right - left, bottom - top))
+            ink = Image.new("L", (int(right - left), int(bottom - top)))
             ImageDraw.Draw(ink).text((-left, -top), character, font=font, fill=255)
             width = min(round(ink.width * height / ink.height), SIZE)
-            ink = ink.resize((width, height), Image.BICUBIC)
+            ink = ink.resize((width, height), Image.Resampling.BICUBIC)
             glyph = Image.new("L", (SIZE, SIZE))
             glyph.paste(ink, ((SIZE - width) // 2, (SIZE - height) // 2))
             glyphs.append(np.asarray(glyph))
@@ -44,8 +44,8 @@ def render(height: int = 48) -> Tensor:
 
 def coarsen(pixels: int) -> Tensor:
     """(64, 64) matrix that shrinks a column to `pixels` by averaging and enlarges it like Pillow's bicubic filter."""
-    down = np.array(Image.fromarray(np.eye(SIZE, dtype=np.float32)).resize((SIZE, pixels), Image.BOX))
-    up = np.array(Image.fromarray(np.eye(pixels, dtype=np.float32)).resize((pixels, SIZE), Image.BICUBIC))
+    down = np.array(Image.fromarray(np.eye(SIZE, dtype=np.float32)).resize((SIZE, pixels), Image.Resampling.BOX))
+    up = np.array(Image.fromarray(np.eye(pixels, dtype=np.float32)).resize((pixels, SIZE), Image.Resampling.BICUBIC))
     return torch.from_numpy(up @ down)
 
 
@@ -80,7 +80,7 @@ class Scribble:
         width, height = torch.exp(-0.1 - draw(-0.25, 0.3)), torch.exp(-0.1 - draw(-0.1, 0.2))
         cos, sin = angle.cos(), angle.sin()
         rows = [cos * width, -sin * height + slant, draw(-0.15, 0.15), sin * width, cos * height, draw(-0.12, 0.12)]
-        grid = F.affine_grid(torch.stack(rows, -1).view(n, 2, 3), (n, 1, SIZE, SIZE), align_corners=False)
+        grid = F.affine_grid(torch.stack(rows, -1).view(n, 2, 3), [n, 1, SIZE, SIZE], align_corners=False)
         warp = 0.09 * strength * torch.randn(n, 2, 4, 4, generator=random)
         warp = F.interpolate(warp, size=(SIZE, SIZE), mode="bicubic", align_corners=True)
         return grid + warp.permute(0, 2, 3, 1)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ class Towers:
     Attention is written out: at these sizes two matrix products are several times faster on a CPU than a fused kernel.
     """
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: Any) -> None:
         self.clip = clip
 
     def image(self, images: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class Towers:
         return norm(clip.ln_final, x[torch.arange(len(x)), tokens.argmax(-1)]) @ clip.text_projection.bfloat16()
 
     @staticmethod
-    def block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         attn, heads = block.attn, block.attn.num_heads
         q, k, v = (

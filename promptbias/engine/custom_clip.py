@@ -16,6 +16,13 @@ def device_of(cfg: Any) -> str:
     return "cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu"
 
 
+def grad_scaler(enabled: bool) -> Any:
+    """CUDA's gradient scaler, wherever this torch keeps it; a disabled one changes nothing."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cuda", enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
 class ConfiguredCLIP(TunedCLIP):
     """A method's `CustomCLIP` names the method as `config`.
 

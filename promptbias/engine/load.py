@@ -8,7 +8,7 @@ from typing import Any
 
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.engine import TrainerX
 
 from promptbias.model.loading import load_clip
 from promptbias.model.tuned_clip import TunedCLIP
@@ -17,9 +17,10 @@ from promptbias.utils.errors import UserError
 from . import checkpoints, run_folder
 from .discovery import register_all
 from .registry import registered_as, tuning_trainers
+from .trainer import TuningTrainer
 
 
-def load_config(folder: str) -> tuple[Any, type]:
+def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     """The config of the finished run in `folder`, and its trainer's class.
 
     Raises:
@@ -41,7 +42,7 @@ def load_config(folder: str) -> tuple[Any, type]:
         known = ", ".join(sorted(tuning_trainers()))
         raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be loaded; {known} can')
     cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
-    return cfg, TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    return cfg, tuning_trainers()[cfg.TRAINER.NAME]
 
 
 def load_trainer(folder: str, root: str = "") -> TrainerX:

@@ -2,11 +2,14 @@
 
 import inspect
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yacs.config
 from dassl.config import cfg_default
 from dassl.engine import TRAINER_REGISTRY
+
+if TYPE_CHECKING:
+    from .trainer import TuningTrainer
 
 PREFIX = "PromptBias"  # of a trainer's name where its own is taken
 
@@ -54,7 +57,7 @@ def registered_as(name: str) -> str:
     return next((n for n in (name, name.removeprefix(PREFIX), PREFIX + name) if n in known), name)
 
 
-def tuning_trainers() -> dict[str, type]:
+def tuning_trainers() -> dict[str, type["TuningTrainer"]]:
     """The registered trainers of this project's kind, by name."""
     trainers = {name: TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()}
     return {name: trainer for name, trainer in trainers.items() if hasattr(trainer, "custom_clip")}

@@ -19,16 +19,9 @@ from promptbias.utils.files import checksum
 
 from . import checkpoints, resume, run_folder
 from .checks import check_values
-from .custom_clip import ConfiguredCLIP, device_of
+from .custom_clip import ConfiguredCLIP, device_of, grad_scaler
 from .losses import EpochLosses
 from .metrics import results
-
-
-def grad_scaler(enabled: bool) -> Any:
-    """CUDA's gradient scaler, wherever this torch keeps it; a disabled one changes nothing."""
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler("cuda", enabled=enabled)
-    return torch.cuda.amp.GradScaler(enabled=enabled)
 
 
 class TuningTrainer(TrainerX):
@@ -48,6 +41,7 @@ class TuningTrainer(TrainerX):
     model_name = "adapters"
     default_config = "{}"
     is_training = False
+    optim: Any
     checkpoint_sha256: str | None = None
     seconds_to_first_step = 0.0
 

@@ -26,7 +26,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     if slow or not hasattr(F, "scaled_dot_product_attention"):
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
         if causal:
-            scores = scores + causal_mask(*scores.shape[-2:], scores)
+            scores = scores + causal_mask(scores.shape[-2], scores.shape[-1], scores)
         return scores.softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 

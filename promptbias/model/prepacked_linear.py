@@ -5,6 +5,7 @@ every product, since it may have changed; a frozen one is packed once for x Wᵀ
 """
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ try:
 
     reorder, multiply = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
     DTYPES = {torch.float32} | ({torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set())
-    packed_weights = WeakTensorKeyDictionary()  # weight -> {(first, end) of its rows: PackedWeight}
+    packed_weights: Any = WeakTensorKeyDictionary()  # weight -> {(first, end) of its rows: PackedWeight}
 except (ImportError, AttributeError):  # torch before 2.0, or built without oneDNN
     packed_weights = None
 

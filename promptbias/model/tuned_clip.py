@@ -146,7 +146,10 @@ class TunedCLIP(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (B, 3, S, S) -> logits (B, K); with the adapters in train mode, and labels (B,), the loss."""
         logits = self.logits(image)
-        return F.cross_entropy(logits, label) if self.adapters.training else logits
+        if not self.adapters.training:
+            return logits
+        assert label is not None, "in train mode the loss needs labels"
+        return F.cross_entropy(logits, label)
 
     @torch.no_grad()
     def predict(self, images: Image | Sequence[Image] | Tensor, batch_size: int = 64) -> Prediction:
