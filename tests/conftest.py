@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; before torch is imported, and for subprocesses
+
 import pytest
 import torch
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from promptbias.dassl_host import provide_dassl  # noqa: E402  ROOT must be on the path
+from promptbias.dassl_host import provide_dassl  # ROOT must be on the path
 
 provide_dassl()
 
