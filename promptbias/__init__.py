@@ -19,7 +19,7 @@ __version__ = "0.2.0"
 
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if os.path.isfile(os.path.join(_CHECKOUT, "trainers", "bias_tuning.py")):
-    # In a checkout the sub-packages trainers, analysis, datasets and tiny_clip lie beside this folder; in a wheel, in it.
+    # In a checkout trainers, analysis, datasets and tiny_clip lie beside this folder; in a wheel, inside.
     __path__.append(_CHECKOUT)
 
 # Public name -> the module that defines it.

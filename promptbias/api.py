@@ -99,8 +99,8 @@ def tune(
 ) -> TunedCLIP:
     """Train a method on a folder of images, <class name>/*.jpg, and return the tuned model.
 
-    The run is that of `promptbias train` with the method's settings for the backbone (`configs/trainers/<method>/`), in the
-    folder `output`: a finished one is loaded, an interrupted one resumes.
+    The run is that of `promptbias train` with the method's settings for the backbone (`configs/trainers/<method>/`), in
+    the folder `output`: a finished one is loaded, an interrupted one resumes.
 
     Args:
         images: folder of class folders, optionally below train/, val/ and test/.
@@ -113,7 +113,8 @@ def tune(
         settings: KEY VALUE pairs of the configuration, such as ["OPTIM.MAX_EPOCH", "20"].
 
     Raises:
-        UserError: a folder without images, an unknown method or option, weights that cannot be had, a loss that is not finite.
+        UserError: a folder without images, an unknown method or option, weights that cannot be had, a loss that is not
+            finite.
     """
     from promptbias.engine import train
 

@@ -28,7 +28,7 @@ def provide_dassl() -> None:
 
 
 def failure_of_installed_dassl() -> str:
-    """Why the installed Dassl does not work with this torch, or "". Tries what this family uses and torch has changed."""
+    """Why the installed Dassl does not work with this torch, or "": tries what this family uses and torch changed."""
     try:
         import torch
         from dassl.config import get_cfg_default

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def rows(backbone: str) -> list[list[str]]:
-    """Name, trainable parameters, where it attaches, whether it folds, options with their defaults; a row per method."""
+    """Of each method: name, trainable parameters, where it attaches, whether it folds, options with defaults."""
     from promptbias.api import load_clip, methods
     from promptbias.model.tuned_clip import TunedCLIP
 

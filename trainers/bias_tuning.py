@@ -1,8 +1,8 @@
 """Bias tuning: one trainable vector per transformer block, added to every token (section 3.4 of arXiv 2312.11570).
 
 What is trained: b_l, one vector of the branch's width for each block l of either branch; 12 * (768 + 512) = 15,360
-parameters on ViT-B/16. Where it attaches: x_l <- x_l + b_l after block l, for every token. How it merges: a block ends in
-x + c_proj(.) + bias, so b_l folds exactly into `resblocks[l].mlp.c_proj.bias` and a stock CLIP remains.
+parameters on ViT-B/16. Where it attaches: x_l <- x_l + b_l after block l, for every token. How it merges: a block ends
+in x + c_proj(.) + bias, so b_l folds exactly into `resblocks[l].mlp.c_proj.bias` and a stock CLIP remains.
 """
 
 from dataclasses import dataclass

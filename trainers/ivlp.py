@@ -1,8 +1,8 @@
 """IVLP: independent deep vision-language prompts (section 2.2 of arXiv 2312.11570; the baseline of PromptSRC).
 
-What is trained: for each branch and each of its first `depth` blocks a few tokens of their own. Where they attach: in the
-vision branch after the patches, in the text branch between SOS and what is left of the template; every block up to `depth`
-first replaces the prompts that it receives by its own. They do not fold: a stock CLIP has no place for them.
+What is trained: for each branch and each of its first `depth` blocks a few tokens of their own. Where they attach: in
+the vision branch after the patches, in the text branch between SOS and what is left of the template; every block up to
+`depth` first replaces the prompts that it receives by its own. They do not fold: a stock CLIP has no place for them.
 """
 
 from dataclasses import dataclass

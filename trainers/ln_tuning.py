@@ -1,7 +1,8 @@
 """LayerNorm tuning: the gains and biases of CLIP's LayerNorms (Basu et al., 2024; Kim et al., 2021).
 
 What is trained: a change of every LayerNorm's weight and bias, from zero on, in both branches, the norms outside of the
-blocks included. Where it attaches: to these parameters. How it merges: the changes are added to them; a stock CLIP remains.
+blocks included. Where it attaches: to these parameters. How it merges: the changes are added to them; a stock CLIP
+remains.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: the dataset's template around the class names, nothing trained (the first column of the paper's tables)."""
+"""Zero-shot CLIP: the dataset's template around the class names, nothing trained; the baseline."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Training and testing on Dassl: trainer, checkpoints, run folder, configuration. Importing it makes Dassl importable."""
+"""Training and testing on Dassl: trainer, checkpoints, run folder, configuration. Makes Dassl importable."""
 
 from promptbias.dassl_host import provide_dassl
 

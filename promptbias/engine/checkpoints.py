@@ -37,7 +37,7 @@ def checkpoint(model: TunedCLIP, cfg: Any, epoch: int, val_result: float | None 
 
 
 def save_checkpoint(contents: dict[str, Any], folder: str, name: str, is_best: bool) -> str:
-    """Write `folder`/`name` (and, where it is the best, BEST), then its name into the file `checkpoint`; returns its path."""
+    """Write `folder`/`name`, if it is the best also BEST, and its name into the file `checkpoint`; returns its path."""
     path = os.path.join(folder, name)
     run_folder.save(contents, path)
     if is_best:

@@ -26,8 +26,10 @@ ONE_OF = {
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Raises:
-    UserError: a value is out of its range; names the key and the range.
+    """Refuse values that no training can work with.
+
+    Raises:
+        UserError: a value is out of its range; names the key and the range.
     """
     flat = flatten(cfg)
     for key, minimum in AT_LEAST.items():

@@ -165,8 +165,10 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
 
 
 def check_pairs(options: Sequence[str]) -> None:
-    """Raises:
-    UserError: a key without value.
+    """Refuse options that do not come in pairs.
+
+    Raises:
+        UserError: a key without value.
     """
     if len(options) % 2:
         raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} arguments: {' '.join(options)}")

@@ -30,7 +30,8 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     written = run_folder.read_config(folder)
     if not os.path.exists(os.path.join(folder, run_folder.RESULTS)):
         raise UserError(
-            f"the run in {folder} is not finished ({run_folder.RESULTS} is missing); the command that began it resumes it"
+            f"the run in {folder} is not finished ({run_folder.RESULTS} is missing); "
+            "the command that started it resumes it"
         )
     cfg = get_cfg_default()
     try:

@@ -25,8 +25,8 @@ def add_config(name: str, **defaults: Any) -> None:
 def register(trainer: type) -> type:
     """Enter a trainer and its method's config node.
 
-    Where its name is taken it goes by the first free one, and a line says so. A file that is imported under two names (as
-    `trainers.ivlp` and `promptbias.trainers.ivlp`) is entered once.
+    Where its name is taken it goes by the first free one, and a line says so. A file that is imported under two names
+    (as `trainers.ivlp` and `promptbias.trainers.ivlp`) is entered once.
     """
     config = trainer.custom_clip.config  # type: ignore[attr-defined]
     add_config(config.node, **config.options())

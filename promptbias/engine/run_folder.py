@@ -31,9 +31,12 @@ NON_IDENTITY_KEYS = (
 
 
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
-    """The keys in which two configs mean different runs, as "KEY: ours, theirs". Keys that only one has do not count."""
+    """The keys in which two configs mean different runs, as "KEY: ours, theirs"; keys that only one has are ignored."""
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
     a, b = flatten(ours), flatten(theirs)
-    plain = lambda value: list(value) if isinstance(value, tuple) else value
     ignored = set(NON_IDENTITY_KEYS)
     if a.get("DATASET.NAME") == "ImageFolder":  # which has no name of its own: the folder is the dataset
         ignored.remove("DATASET.ROOT")
@@ -55,7 +58,7 @@ def read_config(folder: str) -> CfgNode:
 
 
 def write_config(cfg: CfgNode, folder: str) -> None:
-    """Write the config of a run that starts or goes on in `folder`.
+    """Write the config of a run that starts or resumes in `folder`.
 
     Raises:
         UserError: the folder holds a run with another config.
@@ -67,8 +70,10 @@ def write_config(cfg: CfgNode, folder: str) -> None:
 
 
 def refuse_other_config(cfg: CfgNode, folder: str) -> None:
-    """Raises:
-    UserError: the run in `folder` has another config; names the first difference.
+    """Refuse a folder that holds a run with another config.
+
+    Raises:
+        UserError: the run in `folder` has another config; names the first difference.
     """
     other = differences(cfg, read_config(folder))
     if other:
@@ -80,8 +85,10 @@ def refuse_other_config(cfg: CfgNode, folder: str) -> None:
 
 
 def refuse_training_run(folder: str) -> None:
-    """Raises:
-    UserError: a run was trained in `folder`, so that a test there would replace its results.
+    """Refuse to test in the folder of a training.
+
+    Raises:
+        UserError: a run was trained in `folder`, so that a test there would replace its results.
     """
     if glob.glob(os.path.join(glob.escape(folder), "*", STATE)):
         raise UserError(
@@ -93,8 +100,8 @@ def finished(cfg: CfgNode, folder: str, checkpoint_sha256: str | None = None) ->
     """The results of the run in `folder` if it is finished, else None.
 
     Args:
-        evaluated: where the run is only to test, `files.checksum` of the checkpoint; results of another, or of a training, are
-            not its own. None: the run trains.
+        checkpoint_sha256: of the checkpoint that the run only tests; results of another, or of a training, are not
+            its own. None: the run trains.
 
     Raises:
         UserError: the folder holds a run with another config.
@@ -112,7 +119,7 @@ def finished(cfg: CfgNode, folder: str, checkpoint_sha256: str | None = None) ->
 
 
 def rotate_log(folder: str) -> None:
-    """Rename the log of a run that broke off, so that what goes on with it writes `log.txt`, which result parsers read."""
+    """Rename the log of an interrupted run, so that resuming it writes `log.txt`, which result parsers read."""
     log = os.path.join(folder, "log.txt")
     if os.path.exists(log):
         os.replace(log, log + time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(os.path.getmtime(log))))
@@ -149,8 +156,8 @@ def save(data: dict[str, Any], path: str) -> None:
 def load(path: str) -> dict[str, Any]:
     """Tensors and plain containers from a checkpoint; nothing in it is executed.
 
-    Checkpoints of the family's public code, with a live scheduler pickled inside, are read by this project's Dassl, which
-    puts inert stubs for such objects.
+    Checkpoints of the family's public code, with a live scheduler pickled inside, are read by this project's Dassl,
+    which puts inert stubs for such objects.
 
     Raises:
         UserError: the file is missing, damaged or no checkpoint, or holds objects and Dassl is the original one.

@@ -37,9 +37,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace, cfg) -> None:
-    """Raises:
-    UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
-        folder of a training run.
+    """Refuse flags that do not name something, or do not go together.
+
+    Raises:
+        UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
+            folder of a training run.
     """
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import Any, ClassVar
 
-import torch
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor

@@ -54,8 +54,10 @@ def find_method(name: str) -> str:
 
 
 def check_dataset(name: str) -> None:
-    """Raises:
-    UserError: there is no such dataset; names all.
+    """Refuse a dataset without a configuration.
+
+    Raises:
+        UserError: there is no such dataset; names all.
     """
     if not os.path.exists(dataset_file(name)):
         raise UserError(

@@ -145,8 +145,10 @@ def transfer_protocol(experiment: Experiment, source: str, targets: Sequence[str
 
 
 def check_shots(shots: str) -> str:
-    """Raises:
-    UserError: not a positive whole number.
+    """The number of shots as it was given.
+
+    Raises:
+        UserError: not a positive whole number.
     """
     if not re.fullmatch("[1-9][0-9]*", shots):
         raise UserError(f'SHOTS is "{shots}", but must be a whole number of images per class')

@@ -50,7 +50,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
 @contextlib.contextmanager
 def capture(tower: Tower, *patterns: str, gradient: bool = False) -> Iterator[ActivationCache]:
-    """Keep the activations whose names match, of the passes through `tower` while the context lasts (each replaces the last).
+    """Keep the activations whose names match, of the last pass through `tower` in the context.
 
     Args:
         patterns: such as "blocks.*.attn.pattern" or "blocks.11.resid_post"; default: every attention pattern.

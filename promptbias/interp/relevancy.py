@@ -1,4 +1,4 @@
-"""Relevancy of image patches, text tokens and prompts for the alignment of image and text (section 3.2.2, eqs. 13-16)."""
+"""Relevancy of patches, text tokens and prompts for the alignment of image and text (section 3.2.2, eqs. 13-16)."""
 
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from .cache import PATTERN, ActivationCache, capture, gradients
 def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> tuple[Tensor, Tensor]:
     """Relevancy of what an image and the text of its own class consist of, for y = τ cos(f, g), of a batch of pairs.
 
-    R_0 = I; in each block Ā = mean over heads of (∂y/∂A ⊙ A)⁺ and R <- R + Ā R. One backward pass serves both branches and
-    all pairs: pairs do not depend on each other, so the gradient of the sum of their y is each one's own. The text is
-    encoded for each pair and not for each class, since (·)⁺ is not linear.
+    R_0 = I; in each block Ā = mean over heads of (∂y/∂A ⊙ A)⁺ and R <- R + Ā R. One backward pass serves both branches
+    and all pairs: pairs do not depend on each other, so the gradient of the sum of their y is each one's own. The text
+    is encoded for each pair and not for each class, since (·)⁺ is not linear.
 
-    Deep prompts are thrown away after their block, so a prompt's column sums what the prompts of that position contribute
-    in all blocks.
+    Deep prompts are thrown away after their block, so a prompt's column sums what the prompts of that position
+    contribute in all blocks.
 
     Args:
         image: (B, 3, S, S).
@@ -27,8 +27,8 @@ def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int =
         first_block: the block (from 0) at which R starts as I.
 
     Returns:
-        Row [cls] of R without its own column: (B, M + V), patches and prompts; row EOS of R: (B, N), its columns from EOS
-        on set to 0. Not normalised; see `shares`.
+        Row [cls] of R without its own column: (B, M + V), patches and prompts; row EOS of R: (B, N), its columns from
+        EOS on set to 0. Not normalised; see `shares`.
     """
     vision, text = model.vision, model.text
     patterns = [[f"blocks.{i}.{PATTERN}" for i in range(first_block, len(tower.blocks))] for tower in (vision, text)]

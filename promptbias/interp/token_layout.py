@@ -7,7 +7,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 
 
 def vision_columns(model: TunedCLIP) -> dict[str, slice]:
-    """Columns (and rows) of attention in the vision branch: "cls", "patches" (M, row by row), "prompts" (V, maybe none)."""
+    """Columns (and rows) of attention in the vision branch: "cls", "patches" (M), "prompts" (V, maybe none)."""
     M = model.vision.patches
     return {
         "cls": slice(0, 1),
@@ -19,8 +19,8 @@ def vision_columns(model: TunedCLIP) -> dict[str, slice]:
 def text_columns(model: TunedCLIP, k: int) -> dict[str, slice]:
     """Columns (and rows) of attention in the text branch, for class k.
 
-    "SOS", "prompts" (T, maybe none), "template" (its words before the class name that are not prompts), "class", "end" (the
-    template's words after it: "."), "EOS". Each follows the one before; after EOS comes padding.
+    "SOS", "prompts" (T, maybe none), "template" (its words before the class name that are not prompts), "class", "end"
+    (the template's words after it: "."), "EOS". Each follows the one before; after EOS comes padding.
     """
     tokens = model.text.tokens[k]
     before, after = (

@@ -81,7 +81,7 @@ class Adapter(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} attaches to {point}, but does not say what happens there")
 
     def parameter(self, name: str, i: int, frozen: Tensor) -> Tensor:
-        """What takes the place of a parameter of `attaches_to`, in block i or OUTSIDE, in the dtype of the frozen one."""
+        """What takes the place of a parameter of `attaches_to` in block i (or OUTSIDE), in its dtype."""
         raise NotImplementedError(f"{type(self).__name__} attaches to {name}, but does not say what takes its place")
 
     def live_rows(self, i: int) -> slice:

@@ -205,7 +205,7 @@ class TextTower(Tower):
         return self.encode(adapter, ids, torch.arange(ids.shape[1], device=ids.device), PaddedBatch(eos, mask))
 
     def encode_pack(self, adapter: Adapter, pack: Any) -> Tensor:
-        """Features (K, joint width) of a pack. Of one among several nothing is kept for backward: it is encoded again then."""
+        """Features (K, joint width) of a pack; one of several is encoded again for backward, and keeps nothing."""
         args = adapter, pack.ids, pack.positions, pack
         if len(self.packs) == 1 or not torch.is_grad_enabled():
             return self.encode(*args)

@@ -15,8 +15,9 @@ In every block i (from 0), in the order of the computation; B sequences, N token
     blocks.{i}.resid_post     (B, N, D)     what the block returns
 
 and, once in a tower, `embeddings` (B, N, D), what the first block is made from, and `features` (B, joint width), not
-normalised. While a tower has hooks, every sequence is laid out in full and every row of every block is computed. Columns
-and rows are then [cls], M patches, prompts (vision), or SOS, prompts or template words, class words, ".", EOS, padding (text).
+normalised. While a tower has hooks, every sequence is laid out in full and every row of every block is computed.
+Columns and rows are then [cls], M patches, prompts (vision), or SOS, prompts or template words, class words, ".", EOS,
+padding (text).
 """
 
 import contextlib
@@ -107,7 +108,7 @@ def matching(pattern: str, blocks: int) -> list[Point]:
 
 
 class Hookable:
-    """What a tower needs to be hooked; `hooks` is None while it has none, and the tower then computes no more than it must."""
+    """What makes a tower hookable. While `hooks` is None, it computes no more than it must."""
 
     hooks: Hooks | None = None
     blocks: list

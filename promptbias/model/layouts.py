@@ -12,15 +12,15 @@ Rows = slice | Tensor
 
 
 def causal_mask(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Additive mask (rows, columns): the rows are the last of the columns, and attend to themselves and what is before."""
+    """Additive mask (rows, columns): the rows are the last of the columns, and see themselves and what is before."""
     return like.new_full((rows, columns), -torch.inf).triu(columns - rows + 1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q kᵀ / √d) v over the last two axes; where `causal`, q are the last rows of the sequences of k and v.
 
-    Torch's fused kernel keeps no pattern for backward. But on a CPU it is slower in bfloat16 than the products written out,
-    in backward by far, and in every dtype on many short sequences; and before 2.0 torch has none.
+    Torch's fused kernel keeps no pattern for backward. But on a CPU it is slower in bfloat16 than the products written
+    out, in backward by far, and in every dtype on many short sequences; and before 2.0 torch has none.
     """
     slow = causal or (q.dtype == torch.bfloat16 and not q.is_cuda)
     if slow or not hasattr(F, "scaled_dot_product_attention"):
@@ -42,7 +42,8 @@ class PaddedBatch:
 
     Args:
         readout: the row that becomes the features: one for all sequences, or (B,) one for each.
-        mask: additive (N, N), for hooked passes; without hooks only the vision branch is laid out like this, and has none.
+        mask: additive (N, N), for hooked passes; without hooks only the vision branch is laid out like this, and has
+            none.
     """
 
     def __init__(self, readout: int | Tensor, mask: Tensor | None = None) -> None:
@@ -63,7 +64,7 @@ class PaddedBatch:
 
 
 class PrefixPackedTexts(nn.Module):
-    """Texts that share a prefix, as one flat sequence (T, D): the prefix once, then what is left of each text up to EOS.
+    """Texts that share a prefix, as one flat sequence (T, D): the prefix once, then the rest of each text up to EOS.
 
     The prefix attends to itself; a text's rest attends to the prefix and to itself, both causally. That is the causal
     attention of every text by itself: equal rows above equal rows stay equal through all blocks.

@@ -54,8 +54,7 @@ class MethodConfig:
         return template
 
     def base_template(self, template: str) -> str:
-        """The text that the untouched CLIP would have in the place of the model's `template`; another where prompts stand
-        in it."""
+        """The text of the untouched CLIP where the model's is `template`: another where prompts stand in for words."""
         return template
 
     def convert_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -59,7 +59,8 @@ class PackedLinear(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY) -> Tensor:
     """x Wᵀ + b, (..., k) -> (..., m), with those `rows` of a weight (n, k) and its bias (n,).
 
-    Torch's own product where the weight is trained, in a dtype that oneDNN cannot have here, on a GPU, and under autocast.
+    Torch's own product where the weight is trained, in a dtype that oneDNN cannot have here, on a GPU, and under
+    autocast.
     """
     bias = bias[rows]
     torchs_own = packed_weights is None or weight.device.type != "cpu" or weight.dtype not in DTYPES

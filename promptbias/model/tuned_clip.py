@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
 class TunedCLIP(nn.Module):
     """logits = exp(logit_scale) cos(f, g_k), with f and g_k from the tuned towers (eqs. 9 and 11 of the paper).
 
-        model = TunedCLIP(promptbias.load_clip("tiny"), ["cat", "dog"], BiasTuningConfig(depth_text=0), precision="fp32")
+        model = TunedCLIP(promptbias.load_clip("tiny"), ["cat", "dog"], BiasTuningConfig(depth_text=0))
 
     The given CLIP is frozen and converted, in place, to the dtype of `precision`; what is trained stays float32.
 
@@ -50,7 +50,8 @@ class TunedCLIP(nn.Module):
         preprocess: PIL image (RGB) -> (3, S, S), what `predict` does to an image.
 
     Raises:
-        UserError: CLIP is not a ViT of OpenAI's, options that do not fit it, a text that is too long, no such precision.
+        UserError: CLIP is not a ViT of OpenAI's, options that do not fit it, a text that is too long, no such
+            precision.
     """
 
     logit_scale: Tensor
