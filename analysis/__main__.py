@@ -1,4 +1,4 @@
-"""`python -m analysis NAME --model-dir DIR`: one figure with its numbers. `python -m analysis report ...`: all of them."""
+"""`python -m analysis NAME --model-dir DIR`: one figure with its numbers; with the name `report` all of them."""
 
 import argparse
 import sys

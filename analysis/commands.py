@@ -42,9 +42,7 @@ FIGURES: dict[str, Command] = {
         shows_compared_runs=False,
         old_names=("mechanism",),
     ),
-    "constancy": Command(
-        "how constant the prompts' contribution is over tokens and images", shows_compared_runs=False
-    ),
+    "constancy": Command("how constant the prompts' contribution is over tokens and images", shows_compared_runs=False),
     "mean-to-bias": Command(
         "accuracy of a stock CLIP with the prompts' mean contribution as biases, without training",
         old_names=("to-bias",),

@@ -24,7 +24,7 @@ ZERO_SHOT = "zero-shot CLIP"
 
 
 class Comparison:
-    """A tuned run, the plain CLIP that it started from, runs to compare it with, and the images that they are tested on.
+    """A tuned run, the plain CLIP that it started from, runs to compare it with, and the images they are tested on.
 
     Args:
         model_dir: folder of a finished run; its `config.yaml` says the rest.
@@ -42,8 +42,8 @@ class Comparison:
         device: of the models.
 
     Raises:
-        UserError: there is no finished run, it is named twice or of another dataset or backbone, there are fewer images than
-            asked for, or the template has no {}.
+        UserError: there is no finished run, it is named twice or of another dataset or backbone, there are fewer images
+            than asked for, or the template has no {}.
     """
 
     def __init__(

@@ -231,13 +231,13 @@ def describe(contribution: Contribution) -> str:
     prompts = contribution.vision_length > contribution.patches
     insets = prompts or contribution.text_inset
     return (
-        "How much each token contributes to the score of an image with its own class: its share of all relevancy, averaged "
-        f"over {contribution.count} test images{selected}. Text: left of the line SOS and the prompts or template words, "
-        f"right of it the class name and what follows it ({contribution.kind_names[-1]}), then zero from EOS on. Vision: "
-        "the patches, row by row"
+        "How much each token contributes to the score of an image with its own class: its share of all relevancy, "
+        f"averaged over {contribution.count} test images{selected}. Text: left of the line SOS and the prompts or "
+        f"template words, right of it the class name and what follows it ({contribution.kind_names[-1]}), then zero "
+        "from EOS on. Vision: the patches, row by row"
         + (", left of the line, and right of it the prompts, each summed over the blocks" if prompts else "")
-        + ". The bars add the same shares up by kind of token. The paper expects the share of SOS and prompts to grow, that "
-        "of the class name to fall, and the ranking of patches to stay (rank correlation near 1)."
+        + ". The bars add the same shares up by kind of token. The paper expects the share of SOS and prompts to grow, "
+        "that of the class name to fall, and the ranking of patches to stay (rank correlation near 1)."
         + (" Insets enlarge the prompts." if insets else "")
         + contribution.template_note
     )

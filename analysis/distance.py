@@ -55,10 +55,10 @@ def plot(distance: Distance) -> dict[str, Figure]:
 
 def describe(distance: Distance) -> str:
     text = (
-        "Each dot is a head of the vision branch: the distance in pixels between a patch and the patches that it attends "
-        "to, weighted by attention and averaged over patches and test images. The line is the mean over heads; the grey "
-        "line repeats CLIP's. A head whose patches attend only to themselves is at 0; uniform attention is at the dashed "
-        "line, and a head above it prefers distant patches."
+        "Each dot is a head of the vision branch: the distance in pixels between a patch and the patches that it "
+        "attends to, weighted by attention and averaged over patches and test images. The line is the mean over "
+        "heads; the grey line repeats CLIP's. A head whose patches attend only to themselves is at 0; uniform "
+        "attention is at the dashed line, and a head above it prefers distant patches."
     )
     if distance.with_prompts:
         text += (

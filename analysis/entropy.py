@@ -66,14 +66,14 @@ def plot(entropy: Entropy) -> dict[str, Figure]:
 
 def describe(entropy: Entropy) -> str:
     text = (
-        "Each dot is a head of the vision branch: the entropy of its attention in nats, averaged over the test images and "
-        "over [cls] and all patches as queries, or for [cls] alone. The line is the mean over heads; the grey line repeats "
-        "CLIP's. High entropy means attention spread over many tokens, low entropy attention on a few."
+        "Each dot is a head of the vision branch: the entropy of its attention in nats, averaged over the test images "
+        "and over [cls] and all patches as queries, or for [cls] alone. The line is the mean over heads; the grey "
+        "line repeats CLIP's. High entropy means attention spread over many tokens, low entropy attention on a few."
     )
     if entropy.with_prompts:
         text += (
-            " “w/o prompt” drops the prompts' columns and renormalises the rest, “w prompt” keeps them. The paper expects "
-            "“w/o prompt” to match CLIP: prompts do not change the scope of attention."
+            " “w/o prompt” drops the prompts' columns and renormalises the rest, “w prompt” keeps them. The paper "
+            "expects “w/o prompt” to match CLIP: prompts do not change the scope of attention."
         )
     return text
 

@@ -77,9 +77,10 @@ def describe(attention: EosAttention) -> str:
     *kinds, _ = attention.panels
     listed = ", ".join(f"the {kind}" if kind[0].islower() else kind for kind in kinds)
     return (
-        f"Each dot is a head of the text branch: the share of EOS' attention that goes to {listed} and EOS itself, averaged "
-        "over classes; the shares add up to 1. The line is the mean over heads. The paper expects tuning to move attention "
-        "from SOS to the prompts and to leave the class name's share unchanged." + attention.template_note
+        f"Each dot is a head of the text branch: the share of EOS' attention that goes to {listed} and EOS itself, "
+        "averaged over classes; the shares add up to 1. The line is the mean over heads. The paper expects tuning to "
+        "move attention from SOS to the prompts and to leave the class name's share unchanged."
+        + attention.template_note
     )
 
 

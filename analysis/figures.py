@@ -1,6 +1,6 @@
 """One style for all figures, and the files that a figure becomes.
 
-Importing this changes nothing in matplotlib: figures are built without pyplot, and `theme` lasts for the function that draws.
+Importing this changes nothing in matplotlib: figures are built without pyplot, and `theme` lasts while one is drawn.
 """
 
 import contextlib
@@ -141,16 +141,12 @@ def legend(figure: Figure, columns: int = 4) -> None:
 
 
 def wrap(text: str, width: int = 30) -> str:
-    """Text in lines of at most `width` characters, where its words allow it; "w/o prompt" and the like on a line of its own."""
+    """Text in lines of at most `width` characters where its words allow it; what follows a comma begins a new line."""
     parts = text.split(", ") if len(text) > width else [text]
-    return "\n".join(
-        textwrap.fill(part, width, break_long_words=False, break_on_hyphens=False) for part in parts
-    )
+    return "\n".join(textwrap.fill(part, width, break_long_words=False, break_on_hyphens=False) for part in parts)
 
 
-def heads_grid(
-    panels: Sequence[HeadPanel], ylabel: str, reference_line: tuple[float, str] | None = None
-) -> Figure:
+def heads_grid(panels: Sequence[HeadPanel], ylabel: str, reference_line: tuple[float, str] | None = None) -> Figure:
     """A panel of `plot_heads` for each; the first one's mean is repeated in grey in all others.
 
     Args:

@@ -33,7 +33,7 @@ class Curve(NamedTuple):
     style: dict
 
 
-# Those that concern the prompts of the tuned run and no other model have its style; the rest have styles of no model here.
+# What concerns the prompts of the tuned run has its style; the others have styles that no model of the figure has.
 CORRELATIONS = {
     "attention": Curve("[cls] attention, CLIP and tuned", STYLES[4]),
     "similarity": Curve("prompt similarity and 1 − [cls] attention", style(1)),
@@ -49,9 +49,9 @@ class Heatmap:
         pictures: angle in degrees -> (S, S, 3).
         maps: angle -> title -> (blocks shown, S, S), each map scaled to 0-1.
         prompt_maps: angle -> (V, blocks shown, S, S): the similarity to each prompt.
-        correlations: means over the test set by block. "attention" (L, 1): [cls] attention of CLIP and of the tuned model.
-            Where there are prompts, (L, V): "similarity" with 1 − [cls] attention of the tuned model, and "shortness":
-            similarity with −‖patch‖.
+        correlations: means over the test set by block. "attention" (L, 1): [cls] attention of CLIP with that of the
+            tuned model. Where there are prompts, (L, V): "similarity" of patches to prompts with 1 − [cls] attention
+            of the tuned model, and "shortness": the same similarity with −‖patch‖.
         blocks, heads: indices of those shown.
         all_heads: whether these are all.
         classname: class of the image.
@@ -228,20 +228,20 @@ def describe(heatmap: Heatmap) -> str:
     similarity = expected = measured = ""
     if V:
         similarity = (
-            ", and how similar the image's patches are to the prompts of the same block (1 − Euclidean distance, each map "
-            f"scaled to 0–1{f', mean of the {V}' if V > 1 else ''})"
+            ", and how similar the image's patches are to the prompts of the same block (1 − Euclidean distance, each "
+            f"map scaled to 0–1{f', mean of the {V}' if V > 1 else ''})"
         )
         expected = ", and the third to be bright on the background"
         measured = (
-            "; of each prompt's similarity with 1 − [cls] attention of the tuned model (1: prompts resemble what [cls] "
-            "ignores); and of the same similarity with minus the length of the patch's own embedding (near 1: patches are "
-            "near the prompt because they are short, and the map says little about the prompt)"
+            "; of each prompt's similarity with 1 − [cls] attention of the tuned model (1: prompts resemble what "
+            "[cls] ignores); and of the same similarity with minus the length of the patch's own embedding (near 1: "
+            "patches are near the prompt because they are short, and the map says little about the prompt)"
         )
     return (
         f"What [cls] attends to (mean over {heads}), before and after tuning{similarity}, for an image of class "
-        f"“{heatmap.classname}”, upright and rotated. Bright is high. The paper expects the first two rows to agree{expected}. "
-        f"The curves are means over {heatmap.count} test images: the correlation over patches of CLIP's [cls] attention with "
-        f"that of the tuned model (1: unchanged){measured}."
+        f"“{heatmap.classname}”, upright and rotated. Bright is high. The paper expects the first two rows to "
+        f"agree{expected}. The curves are means over {heatmap.count} test images: the correlation over patches of "
+        f"CLIP's [cls] attention with that of the tuned model (1: unchanged){measured}."
     )
 
 

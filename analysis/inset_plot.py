@@ -52,9 +52,7 @@ def plot_curves(
     return figure, ax
 
 
-def add_inset(
-    ax: Axes, curves: dict[str, Halves], divider: float, limits: tuple[float, float], inset: Inset
-) -> None:
+def add_inset(ax: Axes, curves: dict[str, Halves], divider: float, limits: tuple[float, float], inset: Inset) -> None:
     """Enlarge what `inset` shows of the curves."""
     left, right = ((x - limits[0]) / (limits[1] - limits[0]) for x in inset.above)
     small = ax.inset_axes([left, INSET_BOTTOM, right - left, INSET_HEIGHT])
@@ -84,6 +82,6 @@ def draw_divider(ax: Axes, x: float, limits: tuple[float, float]) -> None:
 
 
 def set_named_ticks(ax: Axes, start: int, names: list[str], maximum: int = MAX_TICKS) -> None:
-    """Name the ticks at x = start, start + 1, ...; where these are more than `maximum`, every second, third, ... of them."""
+    """Name the ticks at x = start, start + 1, ...; where there are more than `maximum`, every second, third, ..."""
     step = -(-len(names) // maximum)
     ax.set_xticks(range(start, start + len(names), step), names[::step])

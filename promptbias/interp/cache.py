@@ -54,7 +54,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
 @contextlib.contextmanager
 def capture(tower: Tower, *patterns: str, gradient: bool = False) -> Iterator[ActivationCache]:
-    """Keep activations of the forward passes through `tower` while the context lasts; each pass replaces the one before.
+    """Keep activations of forward passes through `tower` while the context lasts; each pass replaces the one before.
 
     Args:
         patterns: such as "blocks.*.attn.pattern" or "blocks.11.resid_post"; default: every attention pattern.
@@ -78,7 +78,7 @@ def gradients(y: Tensor, *caches: ActivationCache) -> list[ActivationCache]:
     """∂y/∂x of every x in the caches (of one or both towers), in one backward pass.
 
     Args:
-        y: a scalar. Samples of a batch do not depend on each other, so of a sum over samples each gets its own gradient.
+        y: a scalar. A sum over the samples of a batch gives each its own gradient, as they do not depend on each other.
         caches: from `capture(..., gradient=True)`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Relevancy of image patches, text tokens and prompts for the alignment of image and text (section 3.2.2, eqs. 13-16)."""
+"""Relevancy of patches, text tokens and prompts for the alignment of image and text (section 3.2.2, eqs. 13-16)."""
 
 from typing import NamedTuple
 

@@ -7,7 +7,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 
 
 def vision_columns(model: TunedCLIP) -> dict[str, slice]:
-    """Columns (and rows) of attention in the vision branch: "cls", "patches" (M, row by row), "prompts" (V, or none)."""
+    """Columns (and rows) of attention in the vision branch: "cls", "patches" (M, row by row), "prompts" (V or none)."""
     M = model.vision.patches
     return {
         "cls": slice(0, 1),
@@ -19,8 +19,9 @@ def vision_columns(model: TunedCLIP) -> dict[str, slice]:
 def text_columns(model: TunedCLIP, k: int) -> dict[str, slice]:
     """Columns (and rows) of attention in the text branch, for class k.
 
-    "SOS", "prompts" (T, or none), "template" (the words before the class name, but for those that prompts replace), "class",
-    "end" (the template after the class name, such as "."), "EOS". Each follows the one before; after EOS comes padding.
+    "SOS", "prompts" (T or none), "template" (the words before the class name, but for those that prompts replace),
+    "class", "end" (the template after the class name, such as "."), "EOS". Each follows the one before; after EOS comes
+    padding.
     """
     tokens = model.text.tokens[k]
     before, after = (
