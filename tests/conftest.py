@@ -12,6 +12,10 @@ import torch
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+from promptbias.dassl_host import provide_dassl  # noqa: E402  ROOT must be on the path
+
+provide_dassl()
+
 # KEY VALUE words for a CLIP of three blocks.
 THREE_BLOCKS = [
     word
@@ -25,9 +29,11 @@ THREE_BLOCKS = [
 ]
 
 
-
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a few seconds; runs in CI all the same")
+
+
+pytest_plugins = ["interp_fixtures"]
 
 
 @pytest.fixture(scope="session")
