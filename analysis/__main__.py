@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m analysis") ->
     args = commands.make_parser(prog).parse_args(argv)
     if args.command in commands.OTHERS:
         return commands.module_of(args.command).main(args)
-    return make_figure(args.command, args)
+    make_figure(args.command, args)
+    return None
 
 
 def make_figure(name: str, args: argparse.Namespace) -> None:

@@ -71,8 +71,8 @@ def module_of(name: str) -> ModuleType:
     return importlib.import_module("promptbias.analysis." + name.replace("-", "_"))
 
 
-def add_figure_options(name: str, parser: argparse.ArgumentParser) -> None:
-    """The options that only this figure has."""
+def add_figure_options(name: str, parser: Any) -> None:
+    """Add the options that only this figure has to a parser, or to a group of one."""
     add = getattr(module_of(name), "add_arguments", None)
     if add:
         add(parser)

@@ -173,7 +173,7 @@ def labelled(models: dict[str, TunedCLIP]) -> dict[str, TunedCLIP]:
     by_label: dict[str, list[str]] = {}
     for folder, model in models.items():
         by_label.setdefault(model.label, []).append(folder)
-    unique = {}
+    unique: dict[str, str] = {}
     for label, folders in by_label.items():
         names = [f"{label} ({name})" for name in short_names(folders)] if len(folders) > 1 else [label]
         unique.update(zip(folders, names))

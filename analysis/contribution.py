@@ -115,11 +115,14 @@ def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -
     for name, model in comparison.models.items():
         found = means[name]
         models[name] = ModelContribution(
-            *(found[what] for what in ("text", "text kinds", "vision", "patches alone")),
-            float(found["rank correlation"]),
-            float(rank_correlation(plain, torch.from_numpy(found["patches alone"]))),
-            columns[name][0]["class"].start,
-            int(model.text.tokens.argmax(-1).max()),
+            text=found["text"],
+            text_kinds=found["text kinds"],
+            vision=found["vision"],
+            patches_alone=found["patches alone"],
+            rank_correlation=float(found["rank correlation"]),
+            curve_rank_correlation=float(rank_correlation(plain, torch.from_numpy(found["patches alone"]))),
+            class_start=columns[name][0]["class"].start,
+            text_end=int(model.text.tokens.argmax(-1).max()),
         )
     kinds = ["SOS", "prompts", "template words", "class name", end_name(comparison.models.values())]
     M = comparison.plain.vision.patches

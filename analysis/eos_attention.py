@@ -31,7 +31,8 @@ class EosAttention:
 
     def shown(self, label: str) -> dict[str, np.ndarray]:
         """Title -> (L, H) of a model."""
-        return {title: sum(self.mass[label][kind] for kind in kinds) for title, kinds in self.panels.items()}
+        mass = self.mass[label]
+        return {title: np.sum([mass[kind] for kind in kinds], 0) for title, kinds in self.panels.items()}
 
 
 def panels(comparison: Comparison) -> dict[str, list[str]]:

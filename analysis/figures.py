@@ -34,7 +34,7 @@ STYLES: list[dict[str, Any]] = [
     {"color": "#555555", "linestyle": (0, (1, 1)), "marker": "P"},
 ]
 
-THEME = {
+THEME: dict[Any, Any] = {
     "figure.dpi": 100,
     "font.size": 8,
     "axes.titlesize": 9,
@@ -97,7 +97,7 @@ def subplots(
     columns: int = 1,
     height: float = 2.4,
     width: float = WIDTH,
-    layout: str = "constrained",
+    layout: Any = "constrained",
     **kwargs: Any,
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its axes, an array (rows, columns).
@@ -128,9 +128,9 @@ def plot_heads(ax: Axes, values: np.ndarray, style: dict[str, Any], shift: float
     """
     x = np.arange(1, len(values) + 1) + shift
     marker, color = style["marker"], style["color"]
-    dots = {"linestyle": "none", "marker": marker, "markersize": 3, "alpha": 0.55, "markeredgewidth": 0}
+    dots: dict[str, Any] = {"linestyle": "none", "marker": marker, "markersize": 3, "alpha": 0.55, "markeredgewidth": 0}
     ax.plot(x[:, None].repeat(values.shape[1], 1), values, color=color, **dots)
-    outline = {"markersize": 3.5, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    outline: dict[str, Any] = {"markersize": 3.5, "markeredgecolor": "white", "markeredgewidth": 0.4}
     ax.plot(x, values.mean(1), **style, **outline, label=label)
 
 
@@ -222,7 +222,7 @@ def save(result: Result, folder: str, name: str) -> list[str]:
                 figure.savefig(file, format=extension, dpi=DPI, metadata=metadata)
             written.append(file_path(folder, stem, extension))
     with writing(file_path(folder, name, "npz"), "wb") as file:
-        np.savez(file, **result.arrays)
+        np.savez(file, **result.arrays)  # type: ignore[arg-type]  # mypy takes the names for its own arguments
     with writing(file_path(folder, name, "csv")) as file:
         csv.writer(file, lineterminator="\n").writerows([("what", "value"), *result.headlines])
     return written + [file_path(folder, name, extension) for extension in ("npz", "csv")]

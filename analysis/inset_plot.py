@@ -1,6 +1,6 @@
 """Curves of several models on both sides of a dividing line, with an inset that enlarges a part of them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def plot_curves(
 def add_inset(ax: Axes, curves: dict[str, Halves], divider: float, limits: tuple[float, float], inset: Inset) -> None:
     """Enlarge what `inset` shows of the curves."""
     left, right = ((x - limits[0]) / (limits[1] - limits[0]) for x in inset.above)
-    small = ax.inset_axes([left, INSET_BOTTOM, right - left, INSET_HEIGHT])
+    small = ax.inset_axes((left, INSET_BOTTOM, right - left, INSET_HEIGHT))
     for model, halves in enumerate(curves.values()):
         for x, y in halves:
             inside = (inset.shown[0] <= x) & (x <= inset.shown[1])
@@ -81,7 +81,7 @@ def draw_divider(ax: Axes, x: float, limits: tuple[float, float]) -> None:
         ax.axvline(x, color="#b01515", linewidth=1, zorder=1)
 
 
-def set_named_ticks(ax: Axes, start: int, names: list[str], maximum: int = MAX_TICKS) -> None:
+def set_named_ticks(ax: Any, start: int, names: list[str], maximum: int = MAX_TICKS) -> None:
     """Name the ticks at x = start, start + 1, ...; where there are more than `maximum`, every second, third, ..."""
     step = -(-len(names) // maximum)
     ax.set_xticks(range(start, start + len(names), step), names[::step])

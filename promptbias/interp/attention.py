@@ -3,7 +3,8 @@
 Patterns A are (B, H, N, N), after softmax; `token_layout` tells which rows and columns are which tokens.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +15,15 @@ from promptbias.model.hooks import Point
 from promptbias.model.tuned_clip import TunedCLIP
 
 from .cache import PATTERN
-from .statistics import Means, Name, column_masks
+from .statistics import Means, column_masks
 from .token_layout import text_columns
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def attention_means(
-    model: TunedCLIP, images: Iterable[Tensor], measures: dict[Name, Callable[[Tensor], Tensor]]
-) -> dict[Name, np.ndarray]:
+    model: TunedCLIP, images: Iterable[Tensor], measures: Mapping[Key, Callable[[Tensor], Tensor]]
+) -> dict[Key, np.ndarray]:
     """Means over images of each measure of the vision branch's attention.
 
     Args:

@@ -58,13 +58,15 @@ def test_importing_and_drawing_leaves_matplotlib_as_it_was(tmp_path):
     """No backend is chosen, no setting changed, and pyplot is not even imported."""
     code = """
 import sys, matplotlib
-before = dict(matplotlib.rcParams)
+def settings():  # asking for the backend as usual would choose one, and import pyplot
+    return [dict.__getitem__(matplotlib.rcParams, key) for key in matplotlib.rcParams]
+before = settings()
 import numpy as np
 from promptbias.analysis import contribution, distance, entropy, eos_attention, figures, heatmap, report
 from promptbias.analysis.figures import HeadPanel, Result
 figure = figures.theme()(figures.heads_grid)([HeadPanel("a", np.zeros((3, 2)), 0)] * 2, "y", (1.0, "line"))
 figures.save(Result("", [("x", 1)], {"figure": figure}), sys.argv[1], "name")
-assert dict(matplotlib.rcParams) == before and "matplotlib.pyplot" not in sys.modules
+assert settings() == before and "matplotlib.pyplot" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
