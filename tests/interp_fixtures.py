@@ -59,7 +59,8 @@ def models(make, deep):
 
 
 @pytest.fixture
-def images():
+def batch():
+    """Images with the labels LABEL."""
     torch.manual_seed(2)
     return torch.randn(4, 3, 32, 32)
 

@@ -84,9 +84,9 @@ def test_eos_attention_adds_up_and_is_a_mean_over_classes(models, kind):
     np.testing.assert_allclose(mass["class"], expected, atol=1e-6)
 
 
-def test_prompt_distances_are_euclidean(deep, images):
+def test_prompt_distances_are_euclidean(deep, batch):
     with capture(deep.vision, f"blocks.1.{RESID_PRE}") as cache:
-        deep.image_features(images)
+        deep.image_features(batch)
     x = cache[f"blocks.1.{RESID_PRE}"]
     expected = torch.tensor(
         [
@@ -126,11 +126,11 @@ def test_masks_cover_the_named_columns(models):
         assert covered[k, : ranges["EOS"].stop].eq(1).all() and not covered[k, ranges["EOS"].stop :].any()
 
 
-def test_means_over_images_are_those_of_one_pass(deep, images):
+def test_means_over_images_are_those_of_one_pass(deep, batch):
     measures = {"cls": lambda A: A[:, :, 0, 0], "entropy": lambda A: attention_entropy(A, slice(0, 1), slice(0, 17))}
-    found = attention_means(deep, images.split(3), measures)
+    found = attention_means(deep, batch.split(3), measures)
     with capture(deep.vision) as cache:
-        deep.image_features(images)
+        deep.image_features(batch)
     for i, A in cache.by_block(PATTERN).items():
         for name, measure in measures.items():
             assert found[name].shape == (L, H)

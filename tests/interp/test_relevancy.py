@@ -36,11 +36,11 @@ def relevancy_of_one_pair(model, image, k):
 
 
 @pytest.mark.parametrize("kind", ["deep", "shallow", "bias", "norm", "plain"])
-def test_relevancy_of_a_batch_equals_one_pair_and_one_block_at_a_time(models, images, kind):
+def test_relevancy_of_a_batch_equals_one_pair_and_one_block_at_a_time(models, batch, kind):
     model = models[kind]
-    of_vision, of_text = relevancy(model, images, LABEL)
+    of_vision, of_text = relevancy(model, batch, LABEL)
     for b in (0, 1):
-        (R, row_v), (_, row_t) = relevancy_of_one_pair(model, images[b], int(LABEL[b]))
+        (R, row_v), (_, row_t) = relevancy_of_one_pair(model, batch[b], int(LABEL[b]))
         torch.testing.assert_close(of_vision[b], row_v[1:], rtol=1e-4, atol=1e-5)
         eos = len(row_t) - 1
         torch.testing.assert_close(of_text[b, :eos], row_t[:eos], rtol=1e-4, atol=1e-5)
@@ -49,7 +49,7 @@ def test_relevancy_of_a_batch_equals_one_pair_and_one_block_at_a_time(models, im
             torch.testing.assert_close(R[17:], torch.eye(len(R))[17:], rtol=0, atol=0)
         if kind == "shallow":
             assert (R[17:] - torch.eye(len(R))[17:]).any()
-        alone = relevancy(model, images[b : b + 1], LABEL[b : b + 1])
+        alone = relevancy(model, batch[b : b + 1], LABEL[b : b + 1])
         torch.testing.assert_close(alone[0][0], of_vision[b], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(alone[1][0], of_text[b, : alone[1].shape[1]], rtol=1e-4, atol=1e-5)
 
@@ -63,11 +63,11 @@ def test_two_blocks_of_deep_prompts_by_hand():
     torch.testing.assert_close(row, torch.tensor([1.1 + 0.6 * 0.4, 0.2 + 0.6 * 1.0, 0.3 + 0.6 * 0.5 + 0.7 * 1.0]))
 
 
-def test_first_block_leaves_the_earlier_ones_out(deep, images):
-    found = relevancy(deep, images, LABEL, first_block=L - 1)
+def test_first_block_leaves_the_earlier_ones_out(deep, batch):
+    found = relevancy(deep, batch, LABEL, first_block=L - 1)
     name = f"blocks.{L - 1}.{PATTERN}"
     with capture(deep.vision, gradient=True) as cache:
-        y = (deep.logit_scale * (deep.image_features(images) * deep.text_features()[LABEL]).sum(-1)).sum()
+        y = (deep.logit_scale * (deep.image_features(batch) * deep.text_features()[LABEL]).sum(-1)).sum()
         (gradient,) = gradients(y, cache)
     expected = (cache[name] * gradient[name]).clamp(min=0).mean(1)[:, 0, 1:]
     torch.testing.assert_close(found.vision, expected.detach(), rtol=1e-4, atol=1e-6)
@@ -83,11 +83,11 @@ def test_relevancy_without_gradient_is_the_identity():
 
 
 @pytest.mark.parametrize("kind", ["bias", "norm"])
-def test_a_model_and_its_folded_twin_have_the_same_maps(models, images, kind):
+def test_a_model_and_its_folded_twin_have_the_same_maps(models, batch, kind):
     tuned = models[kind]
     folded = copy.deepcopy(tuned)
     folded.fold()
-    for ours, theirs in zip(relevancy(tuned, images, LABEL), relevancy(folded, images, LABEL)):
+    for ours, theirs in zip(relevancy(tuned, batch, LABEL), relevancy(folded, batch, LABEL)):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
     for name, mass in eos_attention(tuned, 2).items():
         np.testing.assert_allclose(mass, eos_attention(folded, 2)[name], atol=1e-5)

@@ -12,10 +12,10 @@ from promptbias.utils.errors import UserError
 KINDS = ["deep", "shallow", "bias", "norm", "plain"]
 
 
-def everything(model, images, hooks_v=None, hooks_t=None):
+def everything(model, batch, hooks_v=None, hooks_t=None):
     """Unit features of images and of the texts of LABEL, under hooks."""
     with model.vision.hooked(hooks_v or {}), model.text.hooked(hooks_t or {}):
-        return model.image_features(images), model.text_features(LABEL)
+        return model.image_features(batch), model.text_features(LABEL)
 
 
 def points_by_stock_block(block, x, mask):
@@ -53,10 +53,10 @@ def captured(tower, run):
 
 @pytest.mark.parametrize("kind", ["deep", "plain"])
 @pytest.mark.parametrize("branch", ["vision", "text"])
-def test_each_point_holds_what_the_stock_block_computes(models, images, kind, branch):
+def test_each_point_holds_what_the_stock_block_computes(models, batch, kind, branch):
     model = models[kind]
     tower = getattr(model, branch)
-    run = (lambda: model.image_features(images)) if branch == "vision" else (lambda: model.text_features(LABEL))
+    run = (lambda: model.image_features(batch)) if branch == "vision" else (lambda: model.text_features(LABEL))
     values = captured(tower, run)
     assert list(values) == [str(point) for point in points_of(L)]  # all of them, in the order of the computation
     N = values["blocks.0.resid_pre"].shape[1]
@@ -70,14 +70,14 @@ def test_each_point_holds_what_the_stock_block_computes(models, images, kind, br
             torch.testing.assert_close(ours, value, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_embeddings_and_features_are_those_of_the_stock_clip(models, images):
+def test_embeddings_and_features_are_those_of_the_stock_clip(models, batch):
     model = models["plain"]
     clip, visual = model.clip, model.clip.visual
-    values = captured(model.vision, lambda: model.image_features(images))
-    patches = visual.conv1(images).flatten(2).transpose(1, 2)
-    tokens = torch.cat([visual.class_embedding.expand(len(images), 1, -1), patches], 1) + visual.positional_embedding
+    values = captured(model.vision, lambda: model.image_features(batch))
+    patches = visual.conv1(batch).flatten(2).transpose(1, 2)
+    tokens = torch.cat([visual.class_embedding.expand(len(batch), 1, -1), patches], 1) + visual.positional_embedding
     torch.testing.assert_close(values[EMBEDDINGS], tokens)
-    torch.testing.assert_close(values[FEATURES], clip.encode_image(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(values[FEATURES], clip.encode_image(batch), rtol=1e-4, atol=1e-5)
     values = captured(model.text, lambda: model.text_features(LABEL))
     ids = model.text.tokens[LABEL]
     length = int(ids.argmax(-1).max()) + 1
@@ -86,15 +86,15 @@ def test_embeddings_and_features_are_those_of_the_stock_clip(models, images):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hooked_and_unhooked_passes_agree(models, images, kind):
+def test_hooked_and_unhooked_passes_agree(models, batch, kind):
     model = models[kind]
-    before = everything(model, images)
+    before = everything(model, batch)
     reading = {"*": lambda value, point: None}
     copying = {"*": lambda value, point: value.clone()}
     for hooks in (reading, copying):
-        for ours, plain in zip(everything(model, images, hooks, hooks), before):
+        for ours, plain in zip(everything(model, batch, hooks, hooks), before):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
-    for ours, plain in zip(everything(model, images), before):
+    for ours, plain in zip(everything(model, batch), before):
         assert torch.equal(ours, plain)
 
 
@@ -120,9 +120,9 @@ class AddsAtPoint(Adapter):
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_an_adapter_at_any_point_acts_alike_with_and_without_hooks(models, images, point):
+def test_an_adapter_at_any_point_acts_alike_with_and_without_hooks(models, batch, point):
     model = models["plain"]
-    without = everything(model, images)
+    without = everything(model, batch)
 
     def adapter(tower):
         joint = model.clip.text_projection.shape[1]
@@ -131,8 +131,8 @@ def test_an_adapter_at_any_point_acts_alike_with_and_without_hooks(models, image
 
     model.adapters = Adapters(adapter(model.vision), adapter(model.text))
     with torch.enable_grad():  # text features are not kept
-        unhooked = everything(model, images)
-        hooked = everything(model, images, {"*": lambda v, p: None}, {"*": lambda v, p: None})
+        unhooked = everything(model, batch)
+        hooked = everything(model, batch, {"*": lambda v, p: None}, {"*": lambda v, p: None})
     for a, b, plain in zip(unhooked, hooked, without):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         # A constant added to all keys moves all scores of a query alike.
@@ -141,19 +141,19 @@ def test_an_adapter_at_any_point_acts_alike_with_and_without_hooks(models, image
 
 @pytest.mark.parametrize("point", [str(point) for point in points_of(L) if point.block in (None, 1)])
 @pytest.mark.parametrize("branch", ["vision", "text"])
-def test_each_point_can_be_replaced(models, images, point, branch):
+def test_each_point_can_be_replaced(models, batch, point, branch):
     model = models["deep"]
     which = ["vision", "text"].index(branch)
-    plain = everything(model, images)[which]
+    plain = everything(model, batch)[which]
     hooks = [{}, {}]
     hooks[which] = {point: lambda value, _: value * torch.linspace(0.5, 1.5, value.shape[-1])}
-    assert (everything(model, images, *hooks)[which] - plain).abs().max() > 1e-4
+    assert (everything(model, batch, *hooks)[which] - plain).abs().max() > 1e-4
 
 
-def test_zeroed_heads_leave_the_output_bias_of_attention(models, images):
+def test_zeroed_heads_leave_the_output_bias_of_attention(models, batch):
     model = models["plain"]
-    zeroed, _ = everything(model, images, {"blocks.*.attn.z": lambda z, point: torch.zeros_like(z)})
-    x = captured(model.vision, lambda: model.image_features(images))["blocks.0.resid_pre"]
+    zeroed, _ = everything(model, batch, {"blocks.*.attn.z": lambda z, point: torch.zeros_like(z)})
+    x = captured(model.vision, lambda: model.image_features(batch))["blocks.0.resid_pre"]
     visual = model.clip.visual
     for block in visual.transformer.resblocks:
         x = x + block.attn.out_proj.bias
@@ -162,7 +162,7 @@ def test_zeroed_heads_leave_the_output_bias_of_attention(models, images):
     torch.testing.assert_close(zeroed, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_replaced_value_of_one_head_and_block_is_what_later_points_see(models, images):
+def test_a_replaced_value_of_one_head_and_block_is_what_later_points_see(models, batch):
     model = models["bias"]
     values = {}
 
@@ -172,8 +172,8 @@ def test_a_replaced_value_of_one_head_and_block_is_what_later_points_see(models,
         return z
 
     hooks = {"blocks.2.attn.z": only_first_head, "blocks.2.attn.out": lambda v, p: values.update(out=v)}
-    before = captured(model.vision, lambda: model.image_features(images))["blocks.2.attn.z"]
-    everything(model, images, hooks)
+    before = captured(model.vision, lambda: model.image_features(batch))["blocks.2.attn.z"]
+    everything(model, batch, hooks)
     attn = model.vision.blocks[2].attn
     d = before.shape[-1]
     expected = before[:, 0] @ attn.out_proj.weight[:, :d].T + attn.out_proj.bias
@@ -181,13 +181,13 @@ def test_a_replaced_value_of_one_head_and_block_is_what_later_points_see(models,
     torch.testing.assert_close(values["out"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_hooks_at_one_point_are_called_in_order_and_outer_ones_first(models, images):
+def test_hooks_at_one_point_are_called_in_order_and_outer_ones_first(models, batch):
     tower, called = models["plain"].vision, []
     with tower.hooked({"blocks.1.*": lambda v, p: called.append("outer")}):
         with tower.hooked({"blocks.1.ln_1": lambda v, p: called.append(p)}):
-            models["plain"].image_features(images)
+            models["plain"].image_features(batch)
         assert called[1:3] == ["outer", Point(1, "ln_1")] and len(called) == len(IN_BLOCK) + 1
-        models["plain"].image_features(images)
+        models["plain"].image_features(batch)
         assert len(called) == 2 * len(IN_BLOCK) + 1  # the inner one is gone
     assert tower.hooks is None
 
