@@ -30,7 +30,7 @@ class Comparison:
         model_dir: folder of a finished run; its `config.yaml` says the rest.
         compare: folders of further runs on the same dataset and backbone.
         template: of plain CLIP, with one {} for the class name; "dataset" is the dataset's own.
-        samples: use so many evenly spaced test images (None: all).
+        samples: number of evenly spaced test images to use (None: all).
         batch_size: images per batch (does not affect results).
         root: folder of the datasets, if it is not the one in `config.yaml`.
 

@@ -135,7 +135,7 @@ def plot_heads(ax: Axes, values: np.ndarray, style: dict[str, Any], shift: float
 
 
 def legend(figure: Figure, columns: int = 4) -> None:
-    """One legend above all axes, of everything that is labelled in any of them, at most so many entries wide."""
+    """One legend above all axes, of everything that is labelled in any of them, at most `columns` entries wide."""
     labels = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=min(columns, len(labels)))
 
