@@ -1,72 +1,84 @@
-"""Attention distance of the image branch (section 3.3.2, fig. 5)."""
+"""Attention distance of the vision branch (section 3.3.2, fig. 5)."""
 
 import argparse
+import functools
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from matplotlib.figure import Figure
 
-from .figures import Result, heads_grid
-from promptbias.interp.cache import vision_columns
-from .run import Study
-from promptbias.interp.statistics import attention_means
+from promptbias.interp.attention import attention_distance, attention_means, pixel_distances
+from promptbias.interp.token_layout import vision_columns
 
-HOW_TO_READ = (
-    "Each dot is a head of the image branch: the mean distance, in pixels, between a patch and the patches that it attends "
-    "to, weighted by attention; the line is the mean over heads; the grey line repeats CLIP's. A head that looks only at "
-    "itself is at 0, one that looks at all patches alike is at the dashed line, and one above it prefers what is far away."
-)
-OF_PROMPTS = (
-    " “w/o prompt” leaves the attention on prompts out, “w prompt” lets it count as distance 0. The paper expects “w/o "
-    "prompt” to look like CLIP: prompts do not change how features are gathered."
-)
+from .comparison import Comparison
+from .figures import HeadPanel, Result, heads_grid, theme
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options of its own."""
+@dataclass
+class Distance:
+    """Mean attention distance in pixels of every block and head.
 
-
-def pixel_distances(side: int, patch: float) -> Tensor:
-    """Distances in pixels between the centres of side² patches in a square grid, row by row: (side², side²)."""
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    centres = patch * torch.stack([y, x], -1).reshape(-1, 2).float()
-    return torch.cdist(centres, centres)
-
-
-def attention_distance(A: Tensor, distances: Tensor, prompts: slice | None = None) -> Tensor:
-    """Mean over query patches of Σ a d / Σ a: (B, H, N, N) -> (B, H), in pixels.
-
-    Args:
-        distances: (M, M) between patches, which stand in columns 1 to M.
-        prompts: columns whose attention counts in the denominator too.
+    Attributes:
+        panels: (L, H) each: plain CLIP; each tuned run without and, where it has prompts, with them.
+        uniform: the distance of uniform attention over the patches.
+        with_prompts: whether any run has vision prompts.
     """
-    patches = slice(1, 1 + len(distances))
-    rows = A[:, :, patches]
-    total = rows[..., patches].sum(-1)
-    if prompts is not None:
-        total = total + rows[..., prompts].sum(-1)
-    return ((rows[..., patches] * distances).sum(-1) / total).mean(-1)
+
+    panels: list[HeadPanel]
+    uniform: float
+    with_prompts: bool
 
 
-def run(study: Study, args: argparse.Namespace) -> Result:
-    """Panels: CLIP; each tuned run without and, where it has prompts, with them."""
-    visual = study.plain.vision.visual
-    side = int(study.plain.vision.patches**0.5)
-    distances = pixel_distances(side, visual.input_resolution / side).to(study.device)
-
+def compute(comparison: Comparison) -> Distance:
+    """Attention distance of every model of the comparison, over its test images."""
+    vision = comparison.plain.vision
+    side = int(vision.patches**0.5)
+    distances = pixel_distances(side, vision.visual.input_resolution / side).to(comparison.device)
+    measure = functools.partial(attention_distance, distances=distances)
     panels = []
-    for index, (label, model) in enumerate(study.models.items()):
-        prompts = vision_columns(model)["prompts"]
-        measures = {label: lambda A: attention_distance(A, distances)}
-        if prompts.stop > prompts.start:
-            measures = {
-                f"{label}, w/o prompt": lambda A: attention_distance(A, distances),
-                f"{label}, w prompt": lambda A, p=prompts: attention_distance(A, distances, p),
-            }
-        for name, values in attention_means(study, model, measures).items():
-            panels.append((index, name, values))
-    headlines = [(f"mean attention distance in pixels, {name}", float(values.mean())) for _, name, values in panels]
-    uniform = float(distances.mean())
-    headlines.append(("the same of uniform attention", uniform))
-    figure = heads_grid(panels, "attention distance (pixels)", (uniform, "uniform attention"))
-    how_to_read = HOW_TO_READ + OF_PROMPTS * (len(panels) > len(study.models))
-    return Result(how_to_read, headlines, {"distance": figure}, {name: values for _, name, values in panels})
+    for index, (label, model) in enumerate(comparison.models.items()):
+        measures = {label: measure}
+        if model.adapters.vision.prompt_count:
+            with_prompts = functools.partial(measure, prompts=vision_columns(model)["prompts"])
+            measures = {f"{label}, w/o prompt": measure, f"{label}, w prompt": with_prompts}
+        means = attention_means(model, comparison.images("distance"), measures)
+        panels += [HeadPanel(title, values, index) for title, values in means.items()]
+    prompts = any(model.adapters.vision.prompt_count for model in comparison.models.values())
+    return Distance(panels, float(distances.mean()), prompts)
+
+
+@theme()
+def plot(distance: Distance) -> dict[str, Figure]:
+    line = (distance.uniform, "uniform attention")
+    return {"distance": heads_grid(distance.panels, "attention distance (pixels)", line)}
+
+
+def describe(distance: Distance) -> str:
+    text = (
+        "Each dot is a head of the vision branch: the distance in pixels between a patch and the patches that it "
+        "attends to, weighted by attention and averaged over patches and test images. The line is the mean over "
+        "heads; the grey line repeats CLIP's. A head whose patches attend only to themselves is at 0; uniform "
+        "attention is at the dashed line, and a head above it prefers distant patches."
+    )
+    if distance.with_prompts:
+        text += (
+            " “w/o prompt” leaves out the attention on prompts, “w prompt” counts it as distance 0. The paper expects "
+            "“w/o prompt” to match CLIP: prompts do not change how features are gathered."
+        )
+    return text
+
+
+def headlines(distance: Distance) -> list[tuple[str, float]]:
+    means = [
+        (f"mean attention distance in pixels, {panel.title}", float(panel.values.mean())) for panel in distance.panels
+    ]
+    return [*means, ("the same of uniform attention", distance.uniform)]
+
+
+def arrays(distance: Distance) -> dict[str, np.ndarray]:
+    return {panel.title: panel.values for panel in distance.panels}
+
+
+def run(comparison: Comparison, args: argparse.Namespace) -> Result:
+    found = compute(comparison)
+    return Result(describe(found), headlines(found), plot(found), arrays(found))

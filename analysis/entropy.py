@@ -1,59 +1,93 @@
-"""Attention entropy of the image branch (section 3.3.2 and appendix D, figs. 5 and 7)."""
+"""Attention entropy of the vision branch (section 3.3.2 and appendix D, figs. 5 and 7)."""
 
 import argparse
+import functools
+from dataclasses import dataclass
 
-from torch import Tensor
-from torch.special import entr
+import numpy as np
+from matplotlib.figure import Figure
 
-from .figures import Result, heads_grid
-from promptbias.interp.cache import vision_columns
-from .run import Study
-from promptbias.interp.statistics import attention_means
+from promptbias.interp.attention import attention_entropy, attention_means
+from promptbias.interp.token_layout import vision_columns
 
-HOW_TO_READ = (
-    "Each dot is a head of the image branch: the mean entropy of its attention, in nats, over [cls] and all patches, or of "
-    "[cls] alone; the line is the mean over heads, and the grey line repeats CLIP's. High entropy is attention spread "
-    "widely, low entropy is attention on a few tokens."
-)
-OF_PROMPTS = (
-    " “w/o prompt” drops the prompts and scales the rest to 1, “w prompt” keeps them. The paper expects “w/o prompt” to "
-    "look like CLIP: prompts do not change the scope of attention."
-)
+from .comparison import Comparison
+from .figures import HeadPanel, Result, heads_grid, theme
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options of its own."""
+@dataclass
+class Entropy:
+    """Mean attention entropy in nats of every block and head.
+
+    Panels (L, H): plain CLIP; each tuned run without and, where it has prompts, with their columns.
+
+    Attributes:
+        all_tokens: mean over the queries [cls] and patches.
+        cls: of the query [cls] alone.
+        with_prompts: whether any run has vision prompts.
+    """
+
+    all_tokens: list[HeadPanel]
+    cls: list[HeadPanel]
+    with_prompts: bool
+
+    def panels(self) -> dict[str, list[HeadPanel]]:
+        """The two lists, by the name of their queries."""
+        return {"all tokens": self.all_tokens, "[cls]": self.cls}
 
 
-def attention_entropy(A: Tensor, queries: slice, columns: slice) -> Tensor:
-    """Mean over `queries` of the entropy in nats of attention among `columns`: (B, H, N, N) -> (B, H)."""
-    a = A[:, :, queries, columns]
-    return entr(a / a.sum(-1, keepdim=True)).sum(-1).mean(-1)
-
-
-def run(study: Study, args: argparse.Namespace) -> Result:
-    """Panels: CLIP; each tuned run without and, where it has prompts, with them. One figure of all queries, one of [cls]."""
-    inputs = slice(0, 1 + study.plain.vision.patches)
+def compute(comparison: Comparison) -> Entropy:
+    """Attention entropy of every model of the comparison, over its test images."""
+    inputs = slice(0, 1 + comparison.plain.vision.patches)
     queries = {"all tokens": inputs, "[cls]": slice(0, 1)}
-    panels = {who: [] for who in queries}
-    for index, (label, model) in enumerate(study.models.items()):
-        prompts = vision_columns(model)["prompts"]
-        kinds = {label: inputs}
-        if prompts.stop > prompts.start:
-            kinds = {f"{label}, w/o prompt": inputs, f"{label}, w prompt": slice(0, prompts.stop)}
+    panels: dict[str, list[HeadPanel]] = {name: [] for name in queries}
+    for index, (label, model) in enumerate(comparison.models.items()):
+        keys = {label: inputs}
+        if model.adapters.vision.prompt_count:
+            everything = slice(0, vision_columns(model)["prompts"].stop)
+            keys = {f"{label}, w/o prompt": inputs, f"{label}, w prompt": everything}
         measures = {
-            (who, kind): lambda A, rows=rows, columns=columns: attention_entropy(A, rows, columns)
-            for kind, columns in kinds.items()
-            for who, rows in queries.items()
+            (name, title): functools.partial(attention_entropy, queries=rows, keys=columns)
+            for title, columns in keys.items()
+            for name, rows in queries.items()
         }
-        for (who, kind), values in attention_means(study, model, measures).items():
-            panels[who].append((index, kind, values))
+        for (name, title), values in attention_means(model, comparison.images("entropy"), measures).items():
+            panels[name].append(HeadPanel(title, values, index))
+    with_prompts = any(model.adapters.vision.prompt_count for model in comparison.models.values())
+    return Entropy(panels["all tokens"], panels["[cls]"], with_prompts)
 
-    numbers = {f"{kind}: {who}": values for who in queries for _, kind, values in panels[who]}
-    headlines = [(f"mean attention entropy in nats, {name}", float(values.mean())) for name, values in numbers.items()]
-    figures = {
-        "entropy": heads_grid(panels["all tokens"], "entropy of all tokens (nats)"),
-        "entropy-cls": heads_grid(panels["[cls]"], "entropy of [cls] (nats)"),
+
+@theme()
+def plot(entropy: Entropy) -> dict[str, Figure]:
+    return {
+        "entropy": heads_grid(entropy.all_tokens, "entropy of all tokens (nats)"),
+        "entropy-cls": heads_grid(entropy.cls, "entropy of [cls] (nats)"),
     }
-    with_prompts = len(panels["[cls]"]) > len(study.models)
-    return Result(HOW_TO_READ + OF_PROMPTS * with_prompts, headlines, figures, numbers)
+
+
+def describe(entropy: Entropy) -> str:
+    text = (
+        "Each dot is a head of the vision branch: the entropy of its attention in nats, averaged over the test images "
+        "and over [cls] and all patches as queries, or for [cls] alone. The line is the mean over heads; the grey "
+        "line repeats CLIP's. High entropy means attention spread over many tokens, low entropy attention on a few."
+    )
+    if entropy.with_prompts:
+        text += (
+            " “w/o prompt” drops the prompts' columns and renormalises the rest, “w prompt” keeps them. The paper "
+            "expects “w/o prompt” to match CLIP: prompts do not change the scope of attention."
+        )
+    return text
+
+
+def arrays(entropy: Entropy) -> dict[str, np.ndarray]:
+    return {f"{panel.title}: {name}": panel.values for name, some in entropy.panels().items() for panel in some}
+
+
+def headlines(entropy: Entropy) -> list[tuple[str, float]]:
+    return [
+        (f"mean attention entropy in nats, {name}", float(values.mean())) for name, values in arrays(entropy).items()
+    ]
+
+
+def run(comparison: Comparison, args: argparse.Namespace) -> Result:
+    found = compute(comparison)
+    return Result(describe(found), headlines(found), plot(found), arrays(found))

@@ -144,7 +144,7 @@ def tune(
     return load(folder)
 
 
-class Relevancy(NamedTuple):
+class RelevancyMaps(NamedTuple):
     """How much each part of an image and of a text contributes to their score; each row sums to 1."""
 
     patches: Tensor  # (side, side), as the patches lie in the image
@@ -152,7 +152,7 @@ class Relevancy(NamedTuple):
     tokens: Tensor  # (N,), SOS, prompts or template, class name, up to the one before EOS
 
 
-def relevancy(model: TunedCLIP, image: Any, classname: str | int, first_block: int = 0) -> Relevancy:
+def relevancy(model: TunedCLIP, image: Any, classname: str | int, first_block: int = 0) -> RelevancyMaps:
     """What speaks for a class in an image (section 3.2.2 of the paper, eqs. 13-16).
 
     Args:
@@ -174,7 +174,7 @@ def relevancy(model: TunedCLIP, image: Any, classname: str | int, first_block: i
     of_image, of_text = relevancy_maps.shares(of_image)[0], relevancy_maps.shares(of_text)[0]
     M, eos = model.vision.patches, int(model.text.tokens[label].argmax())
     side = int(M**0.5)
-    return Relevancy(of_image[:M].view(side, side), of_image[M:], of_text[:eos])
+    return RelevancyMaps(of_image[:M].view(side, side), of_image[M:], of_text[:eos])
 
 
 def class_index(model: TunedCLIP, classname: str | int) -> int:

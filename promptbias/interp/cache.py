@@ -23,13 +23,17 @@ RESID_PRE = "resid_pre"
 
 
 class ActivationCache(Mapping[str, Tensor]):
-    """What `capture` keeps, by name ("blocks.3.attn.pattern"), in the order of the computation."""
+    """Activations by the names of their points ("blocks.3.attn.pattern"), in the order of the computation."""
 
     def __init__(self, values: dict[str, Tensor] | None = None) -> None:
         self.values_by_name: dict[str, Tensor] = values if values is not None else {}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values_by_name[name]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {tuple(value.shape)}" for name, value in self.items())
+        return f"ActivationCache({shapes})"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values_by_name)
@@ -50,11 +54,11 @@ class ActivationCache(Mapping[str, Tensor]):
 
 @contextlib.contextmanager
 def capture(tower: Tower, *patterns: str, gradient: bool = False) -> Iterator[ActivationCache]:
-    """Keep the activations whose names match, of the last pass through `tower` in the context.
+    """Keep activations of forward passes through `tower` while the context lasts; each pass replaces the one before.
 
     Args:
         patterns: such as "blocks.*.attn.pattern" or "blocks.11.resid_post"; default: every attention pattern.
-        gradient: make `gradients` possible. Autograd is on while the context lasts if this is set, and off if not.
+        gradient: needed for `gradients`. While the context lasts autograd is on if this is set, and off otherwise.
 
     Raises:
         UserError: a pattern that matches no point.
@@ -62,7 +66,7 @@ def capture(tower: Tower, *patterns: str, gradient: bool = False) -> Iterator[Ac
     cache = ActivationCache()
 
     def keep(value: Tensor, point: Point) -> None:
-        # With all parameters frozen the first of them is where the graph begins: nothing before costs a backward pass.
+        # With all parameters frozen the graph begins at the first of these: nothing before it costs a backward pass.
         cache.values_by_name[str(point)] = value.requires_grad_() if gradient else value
 
     hooks = dict.fromkeys(patterns or (f"blocks.*.{PATTERN}",), keep)
@@ -74,7 +78,11 @@ def gradients(y: Tensor, *caches: ActivationCache) -> list[ActivationCache]:
     """∂y/∂x of every x in the caches (of one or both towers), in one backward pass.
 
     Args:
-        y: a scalar; the sum over samples that do not depend on each other gives each sample its own gradient.
+        y: a scalar. A sum over the samples of a batch gives each its own gradient, as they do not depend on each other.
+        caches: from `capture(..., gradient=True)`.
+
+    Returns:
+        One cache for each, with the same names.
     """
     found = iter(torch.autograd.grad(y, [value for cache in caches for value in cache.values()]))
     return [ActivationCache({name: next(found) for name in cache}) for cache in caches]

@@ -1,34 +1,42 @@
 """Relevancy of patches, text tokens and prompts for the alignment of image and text (section 3.2.2, eqs. 13-16)."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from promptbias.model.adapter import Adapter
-from promptbias.model.encoder import Tower
 from promptbias.model.tuned_clip import TunedCLIP
-from promptbias.utils.errors import UserError
 
 from .cache import PATTERN, ActivationCache, capture, gradients
 
 
-def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> tuple[Tensor, Tensor]:
-    """Relevancy of what an image and the text of its own class consist of, for y = τ cos(f, g), of a batch of pairs.
+class Relevancy(NamedTuple):
+    """Relevancy of the tokens of B image-text pairs, not normalised (see `shares`).
 
-    R_0 = I; in each block Ā = mean over heads of (∂y/∂A ⊙ A)⁺ and R <- R + Ā R. One backward pass serves both branches
-    and all pairs: pairs do not depend on each other, so the gradient of the sum of their y is each one's own. The text
-    is encoded for each pair and not for each class, since (·)⁺ is not linear.
+    Attributes:
+        vision: (B, M + V), row [cls] of R at patches and prompts, without its own column.
+        text: (B, N), row EOS of R, 0 from the column of EOS on.
+    """
 
-    Deep prompts are thrown away after their block, so a prompt's column sums what the prompts of that position
-    contribute in all blocks.
+    vision: Tensor
+    text: Tensor
+
+
+def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int = 0) -> Relevancy:
+    """Relevancy of each patch, word and prompt for the score y = τ cos(f, g) of images with the texts of their classes.
+
+    R_0 = I; in each block Ā = mean over heads of (∂y/∂A ⊙ A)⁺ and R <- R + Ā R (Chefer et al., 2021). One backward pass
+    serves both branches and all pairs: pairs do not depend on each other, so the gradient of the sum of their y is each
+    one's own. The text is encoded for each pair and not for each class, since (·)⁺ is not linear.
+
+    Deep prompts are discarded after their block, so a prompt's column sums the contributions of that position's prompts
+    over all blocks.
 
     Args:
         image: (B, 3, S, S).
-        label: (B,) classes.
+        label: (B,) indices of the classes; usually each image's own, but any class will do.
         first_block: the block (from 0) at which R starts as I.
-
-    Returns:
-        Row [cls] of R without its own column: (B, M + V), patches and prompts; row EOS of R: (B, N), its columns from
-        EOS on set to 0. Not normalised; see `shares`.
     """
     vision, text = model.vision, model.text
     patterns = [[f"blocks.{i}.{PATTERN}" for i in range(first_block, len(tower.blocks))] for tower in (vision, text)]
@@ -42,19 +50,19 @@ def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int =
         eos = text.tokens[label].argmax(-1)
         maps_v = head_means(cache_v, gradient_v, model.adapters.vision)
         maps_t = head_means(cache_t, gradient_t, model.adapters.text)
-        of_image = row_of_product(maps_v, torch.zeros_like(label))[:, 1:]
-        of_text = row_of_product(maps_t, eos)
-        before_eos = torch.arange(of_text.shape[1], device=eos.device) < eos[:, None]
-    return of_image, of_text * before_eos
+        row_cls = row_of_product(maps_v, torch.zeros_like(label))
+        row_eos = row_of_product(maps_t, eos)
+        before_eos = torch.arange(row_eos.shape[1], device=eos.device) < eos[:, None]
+    return Relevancy(row_cls[:, 1:], row_eos * before_eos)
 
 
 def head_means(attention: ActivationCache, gradient: ActivationCache, adapter: Adapter) -> list[Tensor]:
     """Ā (eq. 14) of each block in order: (B, N, N) from attention patterns and their gradients (B, H, N, N)."""
     maps = []
-    of_block = gradient.by_block(PATTERN)
+    gradient_of_block = gradient.by_block(PATTERN)
     for i, A in attention.by_block(PATTERN).items():
-        Abar = (of_block[i] * A).clamp_(min=0).mean(1)
-        # What this block makes of its prompts is replaced before the next: their rows of R stay those of the identity.
+        Abar = (gradient_of_block[i] * A).clamp_(min=0).mean(1)
+        # This block's outputs at its prompts are replaced before the next: their rows of R stay those of the identity.
         assert i + 1 >= adapter.prompt_depth or not Abar[:, adapter.prompts_at].any()
         maps.append(Abar)
     return maps
@@ -63,7 +71,7 @@ def head_means(attention: ActivationCache, gradient: ActivationCache, adapter: A
 def row_of_product(maps: list[Tensor], row: Tensor) -> Tensor:
     """Row `row` (B,) of R = (I + Ā_L) ... (I + Ā_1) (eqs. 15 and 16) from the Ā (B, N, N) of blocks 1 to L: (B, N).
 
-    Only this one row is asked for, so it is carried from the last block to the first, and R is never built.
+    Only this row is needed, so it is carried from the last block to the first, and R is never built.
     """
     B, N, _ = maps[0].shape
     r = torch.zeros(B, 1, N, device=row.device).scatter_(2, row[:, None, None], 1)
@@ -73,16 +81,5 @@ def row_of_product(maps: list[Tensor], row: Tensor) -> Tensor:
 
 
 def shares(rows: Tensor) -> Tensor:
-    """Rows (..., N) divided by their sums; a row without any relevancy stays zero."""
+    """Rows (..., N) divided by their sums; a row of zeros stays zero."""
     return rows / rows.sum(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
-
-
-def check_first_block(tower: Tower, number: int) -> int:
-    """A block's number from 1, as users give it, as an index.
-
-    Raises:
-        UserError: there is no such block.
-    """
-    if not 1 <= number <= len(tower.blocks):
-        raise UserError(f"there is no block {number} to start from: blocks are numbered from 1 to {len(tower.blocks)}")
-    return number - 1

@@ -1,16 +1,11 @@
-"""Means over a test set that never hold more than one batch."""
+"""Means over a test set that never hold more than one batch, and correlations."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
-
-from promptbias.model.hooks import Point
-from promptbias.model.tuned_clip import TunedCLIP
-
-from .cache import PATTERN
 
 Name = Hashable
 
@@ -38,29 +33,12 @@ class Means:
         """The mean, (...)."""
         return self.sums[name] / self.counts[name]
 
+    def __contains__(self, name: Name) -> bool:
+        return name in self.sums
 
-def attention_means(
-    model: TunedCLIP, images: Iterable[Tensor], measures: dict[Name, Callable[[Tensor], Tensor]]
-) -> dict[Name, np.ndarray]:
-    """Means over images of what each measure makes of the attention of the vision branch.
-
-    Args:
-        images: batches (B, 3, S, S).
-        measures: name -> function from attention patterns (B, H, N, N) to (B, H).
-
-    Returns:
-        Name -> (L, H).
-    """
-    means = Means()
-
-    def measure_all(pattern: Tensor, point: Point) -> None:
-        for name, measure in measures.items():
-            means.add((name, point.block), measure(pattern))
-
-    with torch.no_grad(), model.vision.hooked({f"blocks.*.{PATTERN}": measure_all}):
-        for image in images:
-            model.image_features(image)
-    return {name: np.stack([means[name, i] for i in range(len(model.vision.blocks))]) for name in measures}
+    def stacked(self, name: Name, blocks: int) -> np.ndarray:
+        """The means of (name, 0), ..., (name, blocks - 1), (blocks, ...)."""
+        return np.stack([self[name, i] for i in range(blocks)])
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

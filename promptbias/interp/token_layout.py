@@ -7,7 +7,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 
 
 def vision_columns(model: TunedCLIP) -> dict[str, slice]:
-    """Columns (and rows) of attention in the vision branch: "cls", "patches" (M), "prompts" (V, maybe none)."""
+    """Columns (and rows) of attention in the vision branch: "cls", "patches" (M, row by row), "prompts" (V or none)."""
     M = model.vision.patches
     return {
         "cls": slice(0, 1),
@@ -19,8 +19,9 @@ def vision_columns(model: TunedCLIP) -> dict[str, slice]:
 def text_columns(model: TunedCLIP, k: int) -> dict[str, slice]:
     """Columns (and rows) of attention in the text branch, for class k.
 
-    "SOS", "prompts" (T, maybe none), "template" (its words before the class name that are not prompts), "class", "end"
-    (the template's words after it: "."), "EOS". Each follows the one before; after EOS comes padding.
+    "SOS", "prompts" (T or none), "template" (the words before the class name, but for those that prompts replace),
+    "class", "end" (the template after the class name, such as "."), "EOS". Each follows the one before; after EOS comes
+    padding.
     """
     tokens = model.text.tokens[k]
     before, after = (
@@ -33,6 +34,6 @@ def text_columns(model: TunedCLIP, k: int) -> dict[str, slice]:
 
 
 def end_name(models: Iterable[TunedCLIP]) -> str:
-    """What "end" is called in figures of all these models: “.”, unless there are other words after a class name."""
+    """What figures of these models call "end": “.”, unless a template has words after the class name."""
     only_dots = all(model.template.endswith("{}.") for model in models)
     return "“.”" if only_dots else "words after the class name"
