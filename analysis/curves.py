@@ -70,8 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raises:
-    UserError: flags that do not go together, a dataset that the paper's methods are not known for.
+    """Refuse flags that do not go together.
+
+    Raises:
+        UserError: flags that do not go together, a dataset that the paper's methods are not known for.
     """
     if bool(args.trainer) != bool(args.cfg) or (args.trainer and args.x_axis != "shots"):
         raise UserError("--trainer and --cfg go together, and with `curves shots` only")
@@ -138,8 +140,8 @@ def plot_panel(panel, data: PanelData, names: Sequence[str]) -> None:
 
     for name, points in data.arrays().items():
         x, mean, std = points.T
-        panel.errorbar(x, mean, std, label=name, capsize=2, **figures.look(names.index(name) + 1))
-    style = figures.look(len(names) + 1)
+        panel.errorbar(x, mean, std, label=name, capsize=2, **figures.style(names.index(name) + 1))
+    style = figures.style(len(names) + 1)
     if data.published or data.failed:
         values = [data.published.get(x, math.nan) for x in sorted([*data.published, *data.failed])]
         panel.plot(sorted([*data.published, *data.failed]), values, label="published", **style)
@@ -154,13 +156,39 @@ def plot_panel(panel, data: PanelData, names: Sequence[str]) -> None:
             transform=panel.get_xaxis_transform(),
         )
     if data.zero_shot is not None:
-        panel.axhline(data.zero_shot, label="zero-shot", color=figures.look(0)["color"])
+        panel.axhline(data.zero_shot, label="zero-shot", color=figures.style(0)["color"])
     if not data.curves:
         panel.text(0.5, 0.5, "no finished run", transform=panel.transAxes, ha="center", va="center", color="0.5")
 
 
+def plot(panels: dict[str, PanelData], names: Sequence[str], x_axis: str, label: str, ticks: Sequence[float]):
+    """A figure with a panel for each dataset.
+
+    Args:
+        panels: dataset -> what to plot.
+        names: of all curves.
+        x_axis, label: what the curves go over, and what the axis is called.
+        ticks: of the x axis.
+    """
+    from . import figures
+
+    with figures.theme():
+        figure, axes = figures.subplots(math.ceil(len(panels) / 3), min(len(panels), 3))
+        for (dataset, data), panel in zip(panels.items(), axes.flat):
+            plot_panel(panel, data, names)
+            if x_axis != "depth":
+                panel.set_xscale("log", base=2)
+            panel.set_xticks(ticks, [str(x) for x in ticks])
+            panel.minorticks_off()
+            panel.set(title=DATASETS.get(dataset, (dataset, 0))[0], xlabel=label, ylabel="accuracy (%)")
+        for panel in list(axes.flat)[len(panels) :]:
+            panel.set_axis_off()
+        figures.legend(figure)
+    return figure
+
+
 def main(args: argparse.Namespace) -> None:
-    """Points with an unfinished seed are left out.
+    """Print, plot and save; points with an unfinished seed are left out.
 
     Raises:
         UserError: nothing is finished; or as `check_args`.
@@ -175,28 +203,15 @@ def main(args: argparse.Namespace) -> None:
             f"{args.output} holds no finished run for this; make them with scripts/*/few_shots.sh or "
             "`python -m analysis table`"
         )
-    figure, axes = figures.subplots(math.ceil(len(panels) / 3), min(len(panels), 3))
-    numbers: dict[str, np.ndarray] = {}
-    rows: list[list[str]] = []
-    ticks = list(next(iter(settings.values())))
-    for (dataset, data), panel in zip(panels.items(), axes.flat):
-        title = DATASETS.get(dataset, (dataset, 0))[0]
-        plot_panel(panel, data, list(settings))
-        if args.x_axis != "depth":
-            panel.set_xscale("log", base=2)
-        panel.set_xticks(ticks, [str(x) for x in ticks])
-        panel.minorticks_off()
-        panel.set(title=title, xlabel=label, ylabel="accuracy (%)")
-        numbers.update({f"{dataset} {name}": points for name, points in data.arrays().items()})
-        rows += [
-            [title, name, str(x), format_mean_std(values)]
-            for name, points in data.curves.items()
-            for x, values in points.items()
-        ]
-    for panel in list(axes.flat)[len(panels) :]:
-        panel.set_axis_off()
-    figures.legend(figure)
+    figure = plot(panels, list(settings), args.x_axis, label, list(next(iter(settings.values()))))
+    rows = [
+        [DATASETS.get(dataset, (dataset, 0))[0], name, str(x), format_mean_std(values)]
+        for dataset, data in panels.items()
+        for name, points in data.curves.items()
+        for x, values in points.items()
+    ]
+    arrays = {f"{dataset} {name}": xy for dataset, data in panels.items() for name, xy in data.arrays().items()}
     name = "_".join([f"curves-{args.x_axis}", *([*args.datasets, args.trainer, args.cfg] if args.trainer else [])])
-    result = figures.Result("Mean over seeds; bars are their standard deviation.", [], {name: figure}, numbers)
+    result = figures.Result("Mean over seeds; bars are their standard deviation.", [], {name: figure}, arrays)
     print(render_table(["dataset", "method", label, "accuracy %"], rows))
     print("written:", *figures.save(result, os.path.join(args.output, "curves"), name), sep="\n  ")

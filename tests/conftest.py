@@ -31,8 +31,7 @@ THREE_BLOCKS = [
 ]
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than a few seconds; runs in CI all the same")
+pytest_plugins = ["interp_fixtures"]
 
 
 @pytest.fixture(scope="session")
