@@ -10,20 +10,20 @@ B samples, H heads, L blocks, N tokens of which n are inputs, d = D / H; S sets 
 """
 
 import argparse
-from typing import NamedTuple
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptbias.utils.errors import UserError
+from promptbias.interp.cache import tapped
 from promptbias.model.encoder import Tap, Tower, Tuner, join_heads
 from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
 
 from . import figures
-from promptbias.interp.cache import tapped
 from .run import Study
 
 PLAIN = Tuner()  # nothing learned: the branch of the plain CLIP

@@ -6,8 +6,8 @@ while the other is whole, and in both; b_O always stays. The accuracy of each is
 """
 
 import argparse
-from typing import NamedTuple
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptbias.interp.relevancy import relevancy
 from promptbias.model.encoder import Tap, Tuner
 from promptbias.model.tuned_clip import TunedCLIP
 
 from . import figures
 from .decompose import ImageBranch
-from promptbias.interp.relevancy import relevancy
 from .run import Study
 
 FRACTIONS = tuple(step / 10 for step in range(11))  # of the patches removed

@@ -14,9 +14,9 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from promptbias.model.tuned_clip import DTYPES, resolve_precision
 from promptbias.utils.errors import UserError, cli
 from promptbias.utils.files import atomic_write
-from promptbias.model.tuned_clip import DTYPES, resolve_precision
 
 from .cases import Case, file_sizes
 from .measure import Side, in_turn

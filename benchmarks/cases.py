@@ -3,17 +3,17 @@
 import io
 import os
 import tempfile
-from typing import NamedTuple
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from dassl.config import get_cfg_default
 from torch import Tensor
 
-from dassl.config import get_cfg_default
-from promptbias.trainers import bias_tuning, ivlp, zeroshot
 from promptbias.engine import run_folder as run_files
 from promptbias.model.loading import import_clip
+from promptbias.trainers import bias_tuning, ivlp, zeroshot
 
 from .usual import UsualBiasTuning, UsualCLIP, UsualIVLP, usual_relevancy
 

@@ -7,8 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 

@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--version", action="version", version=f"promptbias {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     command = parser.parse_args(argv[:1]).command
-    return importlib.import_module(COMMANDS[command].module).main(argv[1:])
+    main_of_command = importlib.import_module(COMMANDS[command].module).main
+    return (
+        main_of_command(argv[1:], prog=f"promptbias {command}") if command == "analysis" else main_of_command(argv[1:])
+    )
 
 
 def console() -> None:

@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 
 from benchmarks import cases, measure, profile
 from benchmarks.cases import Case
 from benchmarks.usual import usual_relevancy
-from conftest import ROOT
 from promptbias.model import prepacked_linear as frozen
 from promptbias.utils.errors import UserError
 

@@ -13,9 +13,9 @@ from promptbias.analysis import constancy, decompose, mechanism, to_bias, truth
 from promptbias.analysis.constancy import PromptTerm
 from promptbias.analysis.decompose import PLAIN, ImageBranch, Shares, TakenApart, TextBranch
 from promptbias.analysis.mechanism import VARIANTS, WHERE, accuracies, variant_features
+from promptbias.model.encoder import Tap, Tuner
 from promptbias.trainers import bias_tuning, ivlp, zeroshot
 from promptbias.utils.errors import UserError
-from promptbias.model.encoder import Tap, Tuner
 
 CLASSES = ["cat", "permanent crop land", "highway or road"]
 V, T, M, L = 3, 4, 16, 3

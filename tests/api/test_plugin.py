@@ -135,7 +135,6 @@ def test_a_copied_method_file_and_the_plugin_are_one_method(checkout, weights_fi
 
 def test_a_run_of_a_checkout_where_the_name_was_taken_is_known_here():
     import promptbias.trainers.ivlp  # noqa: F401
-
     from promptbias.engine.registry import registered_as
 
     assert registered_as("PromptBiasIVLP") == registered_as("IVLP") == "IVLP" and registered_as("CoOp") == "CoOp"

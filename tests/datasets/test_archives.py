@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 from packing import a_tar, a_zip, everything
-from promptbias.datasets.archives import unpack
 
+from promptbias.datasets.archives import unpack
 from promptbias.utils.errors import UserError
 
 

@@ -11,10 +11,10 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from hypothesis import given
 from hypothesis import strategies as st
 from loading import images, load, plain
+
 from promptbias.datasets import reader
 from promptbias.datasets.coop_pickle import read_pickle
 from promptbias.datasets.splits import Item, seeded, subsample_classes
-
 from promptbias.utils.errors import UserError
 
 EUROSAT = [

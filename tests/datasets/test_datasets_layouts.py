@@ -13,8 +13,8 @@ import pytest
 from dassl.data.datasets import DATASET_REGISTRY
 from loading import config, load, plain
 from miniatures import MINIATURES
-from promptbias.datasets.sources import SOURCES
 
+from promptbias.datasets.sources import SOURCES
 from promptbias.utils.errors import UserError
 from promptbias.utils.paths import CONFIGS
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from loading import load
 from PIL import Image
+
 from promptbias.datasets.digits import write_digits
 from promptbias.datasets.sources import SOURCES
-
 from promptbias.utils.errors import UserError
 
 

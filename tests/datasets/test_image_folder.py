@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loading import images, load, plain
-from promptbias.datasets.image_folder import readable
 
+from promptbias.datasets.image_folder import readable
 from promptbias.utils.errors import UserError
 
 

@@ -16,10 +16,10 @@ from conftest import ROOT
 from local_server import serve
 from miniatures import eurosat, image
 from packing import a_tar, a_zip, everything
+
 from promptbias.datasets import prepare
 from promptbias.datasets.fetches import Fetch, Source
 from promptbias.datasets.sources import SOURCES
-
 from promptbias.utils.errors import UserError
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, THREE_BLOCKS
 from miniatures import MINIATURES
-from promptbias.analysis import table
-from promptbias.analysis.__main__ import main, make_parser
 
+from promptbias.analysis import table
+from promptbias.analysis.__main__ import main
+from promptbias.analysis.commands import make_parser
 from promptbias.experiments.paper import AVERAGE, METHODS, Absent, prompts, published, zero_shot
 from promptbias.experiments.runs import DIVERGED
 from promptbias.utils.errors import UserError
@@ -191,7 +192,6 @@ def drawn(monkeypatch):
     seen = []
     monkeypatch.setattr(figures, "save", lambda result, *where: seen.extend(result.figures.values()) or [])
     yield seen
-    figures.plt.close("all")
 
 
 def test_curves_of_any_trainer_configuration_and_dataset(tmp_path, finished_run, capsys):
@@ -223,18 +223,18 @@ def test_a_panel_without_runs_says_so_and_published_failures_are_marked(tmp_path
 def test_where_runs_and_data_are_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("DATA", "/d")
     monkeypatch.setenv("OUTPUT", "/o")
-    args = make_parser("table").parse_args(["1"])
-    assert (args.data, args.output, make_parser("curves").parse_args(["shots", "--datasets", "dtd"]).output) == (
+    args = make_parser().parse_args(["table", "1"])
+    assert (args.data, args.output, make_parser().parse_args(["curves", "shots", "--datasets", "dtd"]).output) == (
         "/d",
         "/o",
         "/o",
     )
     for flag in ("--data", "--root"):
-        assert make_parser("table").parse_args(["1", flag, "x"]).data == "x"
+        assert make_parser().parse_args(["table", "1", flag, "x"]).data == "x"
     monkeypatch.delenv("DATA")
-    assert make_parser("table").parse_args(["1"]).data == "data"
+    assert make_parser().parse_args(["table", "1"]).data == "data"
     monkeypatch.chdir(tmp_path)  # the checkout's, wherever the command is called
-    assert make_parser("table").parse_args(["1"]).data == os.path.join(ROOT, "data")
+    assert make_parser().parse_args(["table", "1"]).data == os.path.join(ROOT, "data")
 
 
 def test_curves_of_an_unknown_dataset_end_in_one_sentence():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from promptbias.trainers.bias_tuning import BlockBias
 
 from promptbias.model import encoder, layouts
 from promptbias.model.adapter import Adapter
 from promptbias.model.encoder import TextTower, VisionTower
 from promptbias.model.prompts import DeepPrompts, VisionPrompts
+from promptbias.trainers.bias_tuning import BlockBias
 
 BLOCKS, WIDTH, PATCHES, SOS, EOS = 3, 128, 16, 49406, 49407
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -17,14 +17,14 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from promptbias.tiny_clip.captions import DIGITS, LETTERS, captions, vocabulary
-from promptbias.tiny_clip.evaluate import handwritten, image_features, text_features
-from promptbias.tiny_clip.glyphs import CHARACTERS, Scribble, coarsen, render
-from promptbias.tiny_clip.pretrain import ARCHITECTURE, Towers
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from promptbias import tiny_clip
+from promptbias.tiny_clip.captions import DIGITS, LETTERS, captions, vocabulary
+from promptbias.tiny_clip.evaluate import handwritten, image_features, text_features
+from promptbias.tiny_clip.glyphs import CHARACTERS, Scribble, coarsen, render
+from promptbias.tiny_clip.pretrain import ARCHITECTURE, Towers
 
 
 @pytest.fixture(scope="module")

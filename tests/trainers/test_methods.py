@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from promptbias.trainers import bias_tuning, ivlp, zeroshot
 
+from promptbias.trainers import bias_tuning, ivlp, zeroshot
 from promptbias.utils.errors import UserError
 
 NAMES = ["Annual Crop Land", "Forest", "Highway or Road", "Sea_or_Lake"]

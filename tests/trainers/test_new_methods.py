@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from promptbias.trainers.ln_tuning import LNTuningConfig
-from promptbias.trainers.vpt import VPTConfig
 
 from promptbias.model.adapter import Adapter, Adapters
 from promptbias.model.method import MethodConfig
 from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.trainers.ln_tuning import LNTuningConfig
+from promptbias.trainers.vpt import VPTConfig
 from promptbias.utils.errors import UserError
 
 NAMES = ["cat", "dog", "sea lion"]

@@ -7,15 +7,14 @@ from itertools import accumulate, takewhile
 from typing import Any
 
 import torch
+from dassl.utils import ConfigError, read_image
+from dassl.utils.tools import image_bytes
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms as T
 from tqdm import tqdm
 from yacs.config import CfgNode
-
-from dassl.utils import ConfigError, read_image
-from dassl.utils.tools import image_bytes
 
 from .datasets import build_dataset
 from .datasets.base_dataset import Datum

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from dassl.utils import ConfigError
 from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
 
-from dassl.utils import ConfigError
 from promptbias.utils.errors import nearest
 
 __all__ = ["RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "build_sampler"]

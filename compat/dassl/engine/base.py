@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
-
 from dassl.utils import CheckpointError, load_checkpoint, resume_from_checkpoint, save_checkpoint, tolist_if_not
+from torch import nn
 
 __all__ = ["TrainerBase"]
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
-from yacs.config import CfgNode
-
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.utils import AverageMeter, MetricMeter, mkdir_if_missing
+from tqdm import tqdm
+from yacs.config import CfgNode
 
 from .base import Names, TrainerBase
 

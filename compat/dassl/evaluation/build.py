@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from yacs.config import CfgNode
-
 from dassl.utils import Registry, check_availability
+from yacs.config import CfgNode
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 

@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from dassl.utils import ConfigError
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 from yacs.config import CfgNode
-
-from dassl.utils import ConfigError
 
 __all__ = ["EpochSchedule", "build_lr_scheduler"]
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from dassl.utils import ConfigError
 from torch import nn
 from yacs.config import CfgNode
-
-from dassl.utils import ConfigError
 
 __all__ = ["RAdam", "build_optimizer"]
 

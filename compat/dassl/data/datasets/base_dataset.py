@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from dassl.utils import ConfigError
+
 from promptbias.utils.errors import nearest
 
 __all__ = ["Datum", "DatasetBase"]

@@ -1,8 +1,7 @@
 """The dataset that a configuration selects."""
 
-from yacs.config import CfgNode
-
 from dassl.utils import Registry, check_availability
+from yacs.config import CfgNode
 
 from .base_dataset import DatasetBase
 

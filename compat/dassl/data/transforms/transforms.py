@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from dassl.utils import ConfigError
 from PIL import Image
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from yacs.config import CfgNode
 
-from dassl.utils import ConfigError
 from promptbias.utils.errors import nearest
 
 __all__ = ["INTERPOLATION_MODES", "build_transform"]
