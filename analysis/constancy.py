@@ -1,112 +1,133 @@
 """How constant is what the prompts contribute?
 
-A bias adds the same vector to every token of every image. Prompts add u (see `decompose`), which depends on the
-token that asks. For each block, |E u|^2 / E |u|^2 over tokens and images is 1 if u is a bias. If nothing of it is
-constant, so that n tokens have u that are independent and of mean 0, it is 1 / n.
+A bias adds the same vector to every token of every image. Prompts add u (see `promptbias.interp.decomposition`), which
+depends on the token that attends to them. For each block, |E u|² / E |u|² over tokens and images is 1 if u is a bias,
+and 1/n if n tokens have independent u of mean 0.
 """
 
 import argparse
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+from matplotlib.figure import Figure
 
-from promptbias.model.encoder import join_heads
+from promptbias.interp.branches import branches_with_prompts
+from promptbias.interp.prompt_term import PromptTerm
 
-from . import figures
-from .decompose import READ_LABEL, READ_LOOK, Branch, Parts, Statistics, branches_with_prompts
-from .run import Study
+from .comparison import Comparison
+from .figures import Result, block_axis, legend, style, subplots, theme
+
+# Of the readout row. All inputs together are drawn in the run's own style.
+READOUT, READOUT_STYLE = "[cls] or EOS alone", {"color": "#333333", "linestyle": "-", "marker": "s"}
 
 
-class PromptTerm(Statistics):
-    """Streams the mean of u and the mean of |u W_O|^2 over the rows of each set.
+@dataclass
+class BranchConstancy:
+    """Of one branch. L blocks; S = 2 sets of rows: all inputs, and the readout row alone.
 
     Attributes:
-        sum: (L, S, D), of u with its heads side by side, before W_O (which is linear).
-        square: (L, S), of |u W_O|^2.
+        readout: name of the readout row, "[cls]" or "EOS".
+        count: (S,) rows.
+        of_mean: |E u|², (L, S).
+        mean: E |u|², (L, S).
     """
 
-    def __init__(self, branch: Branch) -> None:
-        super().__init__(branch)
-        self.sum = [0.0] * len(branch.tower.blocks)
-        self.square = [0.0] * len(branch.tower.blocks)
+    readout: str
+    count: np.ndarray
+    of_mean: np.ndarray
+    mean: np.ndarray
 
-    def update(self, i: int, parts: Parts) -> Tensor:
-        u = join_heads(parts.u)  # (B, n, D)
-        self.sum[i] = self.sum[i] + torch.einsum("sbn,bnc->sc", self.sets, u).double()
-        squares = self.project(i, u).square().sum(-1)  # (B, n)
-        self.square[i] = self.square[i] + torch.einsum("sbn,bn->s", self.sets, squares).double()
-        return parts.whole
+    @property
+    def constancy(self) -> np.ndarray:
+        """|E u|² / E |u|², (L, S)."""
+        return self.of_mean / self.mean
 
-    def project(self, i: int, gathered: Tensor) -> Tensor:
-        """(..., D) before W_O of block i -> after it, without b_O."""
-        return gathered @ self.branch.tower.blocks[i].attn.out_proj.weight.to(gathered).T
+    @property
+    def length(self) -> np.ndarray:
+        """Root mean square length of u, (L, S)."""
+        return np.sqrt(self.mean)
 
-    def gathered(self) -> Tensor:
-        """E u over the first set, before W_O, heads side by side: (L, D), float32."""
-        return torch.stack([total[0] / self.count[0] for total in self.sum]).float()
-
-    def bias(self) -> Tensor:
-        """m = E u W_O over the first set: (L, D), float32."""
-        return torch.stack([self.project(i, m) for i, m in enumerate(self.gathered().double())]).float()
-
-    def squares(self) -> tuple[Tensor, Tensor]:
-        """|E u|^2 and E |u|^2, after W_O: (L, S) each, float64."""
-        means = [self.project(i, total / self.count[:, None]) for i, total in enumerate(self.sum)]
-        return torch.stack([m.square().sum(-1) for m in means]), torch.stack(self.square) / self.count
-
-    def constancy(self) -> Tensor:
-        """|E u|^2 / E |u|^2, (L, S); NaN where u is zero throughout."""
-        of_mean, mean = self.squares()
-        return of_mean / mean
+    @property
+    def weighted(self) -> np.ndarray:
+        """Mean constancy of the blocks, weighted by E |u|²: (S,)."""
+        return self.of_mean.sum(0) / self.mean.sum(0)
 
 
-LABELS = {"constancy": "constancy\n|E u|² / E |u|²", "length": "root mean square\nlength of u"}
+@dataclass
+class Constancy:
+    """Constancy of the prompt term of the tuned run, by branch with prompts ("vision", "text")."""
+
+    branches: dict[str, BranchConstancy]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options of its own."""
-
-
-def run(study: Study, args: argparse.Namespace) -> figures.Result:
-    """Constancy of every block, over all test images and all classes.
+def compute(comparison: Comparison) -> Constancy:
+    """Constancy of every block over all test images and all classes.
 
     Raises:
         UserError: the tuned run has no prompts.
     """
-    result = figures.Result(
-        "u is what a token gathers from the prompts. |E u|² / E |u|² is 1 where every token of every image gathers "
-        "the same from them, as from a bias, and 1/n where n tokens have nothing in common{floors}. The second curve asks "
-        "only the row that is read at the end: [cls] over images, EOS over classes. Below, how long u is: where it is "
-        "short, its constancy matters little; the mean that is weighted by E |u|² takes that into account."
-    )
-    branches = branches_with_prompts(study)
-    counts = []
-    figure, axes = figures.subplots(2, len(branches), height=1.9)
-    for column, branch in zip(axes.T, branches):
-        term = PromptTerm(branch).stream(branch.batches(study))
-        of_mean, mean = term.squares()
-        shown = {"constancy": of_mean / mean, "length": mean.sqrt()}
-        for ax, (name, label) in zip(column, LABELS.items()):
-            values = shown[name].cpu().numpy()  # (L, S)
-            result.numbers[f"{branch.name}_{name}"] = values
+    branches = {}
+    for branch in branches_with_prompts(comparison.tuned):
+        term = PromptTerm(branch).stream(branch.inputs(comparison.batches("constancy")))
+        of_mean, mean = (squares.cpu().numpy() for squares in term.squared_lengths())
+        branches[branch.name] = BranchConstancy(branch.readout, term.count.cpu().numpy(), of_mean, mean)
+    return Constancy(branches)
+
+
+@theme()
+def plot(constancy: Constancy) -> dict[str, Figure]:
+    """One column per branch: constancy, and length of u, over the blocks."""
+    figure, axes = subplots(2, len(constancy.branches), height=1.9)
+    for column, (name, branch) in zip(axes.T, constancy.branches.items()):
+        rows = (
+            (branch.constancy, "constancy\n|E u|² / E |u|²", 1.03),
+            (branch.length, "root mean square\nlength of u", None),
+        )
+        for ax, (values, label, top) in zip(column, rows):
             x = np.arange(1, len(values) + 1)
-            ax.plot(x, values[:, 0], label="all inputs", **figures.look(1))
-            ax.plot(x, values[:, 1], label=READ_LABEL, **READ_LOOK)
-            ax.set_ylim(0, 1.03 if name == "constancy" else None)
+            ax.plot(x, values[:, 0], label="all inputs", **style(1))
+            ax.plot(x, values[:, 1], label=READOUT, **READOUT_STYLE)
+            ax.set_ylim(0, top)
             ax.set_ylabel(label)
-            figures.block_axis(ax, len(values))
-        column[0].set_title(f"{branch.name} branch")
-        constancy, weighted = shown["constancy"], of_mean.sum(0) / mean.sum(0)
-        counts += [f"{branch.name}: {int(term.count[0])} inputs, of which {int(term.count[1])} {branch.read}"]
-        for at, rows in enumerate(("all inputs", branch.read)):
-            result.headlines += [
-                (f"{branch.name}: constancy over {rows}, mean over blocks", float(constancy[:, at].mean())),
-                (f"{branch.name}: constancy over {rows}, blocks weighted by E |u|²", float(weighted[at])),
-                (f"{branch.name}: constancy over {rows}, lowest of a block", float(constancy[:, at].min())),
-                (f"{branch.name}: constancy over {rows}, highest of a block", float(constancy[:, at].max())),
+            block_axis(ax, len(values))
+        column[0].set_title(f"{name} branch")
+    legend(figure)
+    return {"constancy": figure}
+
+
+def describe(constancy: Constancy) -> str:
+    counts = "; ".join(
+        f"{name}: {int(branch.count[0])} inputs, of which {int(branch.count[1])} {branch.readout}"
+        for name, branch in constancy.branches.items()
+    )
+    return (
+        "u is what a token gathers from the prompts. |E u|² / E |u|² is 1 where every token of every image gathers "
+        f"the same, as it would from a bias, and 1/n where n tokens have nothing in common ({counts}). The second "
+        "curve is over the readout row alone: [cls] over images, EOS over classes. The lower row shows the length of "
+        "u: where u is short, its constancy matters little; the mean weighted by E |u|² takes that into account."
+    )
+
+
+def headlines(constancy: Constancy) -> list[tuple[str, float]]:
+    found = []
+    for name, branch in constancy.branches.items():
+        for rows, values, weighted in zip(("all inputs", branch.readout), branch.constancy.T, branch.weighted):
+            found += [
+                (f"{name}: constancy over {rows}, mean over blocks", float(values.mean())),
+                (f"{name}: constancy over {rows}, blocks weighted by E |u|²", float(weighted)),
+                (f"{name}: constancy over {rows}, lowest block", float(values.min())),
+                (f"{name}: constancy over {rows}, highest block", float(values.max())),
             ]
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    result.how_to_read = result.how_to_read.format(floors=f" ({'; '.join(counts)})")
-    result.figures["constancy"] = figure
-    return result
+    return found
+
+
+def arrays(constancy: Constancy) -> dict[str, np.ndarray]:
+    found = {}
+    for name, branch in constancy.branches.items():
+        found.update({f"{name}_constancy": branch.constancy, f"{name}_length": branch.length})
+    return found
+
+
+def run(comparison: Comparison, args: argparse.Namespace) -> Result:
+    found = compute(comparison)
+    return Result(describe(found), headlines(found), plot(found), arrays(found))

@@ -135,3 +135,26 @@ def run(train_py, tmp_path_factory):
     done = train_py("--output-dir", str(folder))
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+@pytest.fixture
+def sharp_clip(small_clip):
+    """A stock CLIP whose attention is far from uniform."""
+    from prompted_clips import sharpened
+
+    return sharpened(small_clip)
+
+
+@pytest.fixture
+def tuned(sharp_clip):
+    """tuned(method): a method with random trained parameters around a copy of `sharp_clip`; without one, deep prompts."""
+    from prompted_clips import deep_prompts, tuned_at_random
+
+    return lambda method=None: tuned_at_random(sharp_clip, method or deep_prompts())
+
+
+@pytest.fixture
+def images():
+    """Six random images for `sharp_clip`."""
+    torch.manual_seed(2)
+    return torch.randn(6, 3, 32, 32)

@@ -1,0 +1,116 @@
+"""Prompts turned into biases, without training: what a stock CLIP with their mean contribution as biases achieves."""
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from promptbias.interp.accuracy import model_accuracies, wilson_errors
+from promptbias.interp.branches import branches_of, branches_with_prompts
+from promptbias.interp.mean_to_bias import base_tokens, biased_clip_accuracies
+from promptbias.interp.prompt_term import PromptTerm
+
+from .comparison import Comparison
+from .figures import Result, style, subplots, theme, wrap
+
+
+@dataclass
+class MeanToBias:
+    """Accuracy, as a fraction, of stock CLIPs with the tuned run's mean prompt contribution in their biases.
+
+    Attributes:
+        label: of the tuned run.
+        template: the stock CLIP's text.
+        biased: accuracy by where the biases are, as in `promptbias.interp.mean_to_bias.BIASED`.
+        tuned: accuracy of the tuned run and of those compared with it, by label.
+        m: (L, D) by branch: the biases.
+        images: number of test images.
+    """
+
+    label: str
+    template: str
+    biased: dict[str, float]
+    tuned: dict[str, float]
+    m: dict[str, np.ndarray]
+    images: int
+
+
+def compute(comparison: Comparison) -> MeanToBias:
+    """Accuracy of stock CLIPs with the tuned run's m in their biases, of the run itself and of those compared with it.
+
+    Raises:
+        UserError: the tuned run has no prompts.
+    """
+    tuned = comparison.tuned
+    branches_with_prompts(tuned)
+    m = {
+        branch.name: PromptTerm(branch).stream(branch.inputs(comparison.batches("mean of u", "train"))).bias()
+        for branch in branches_of(tuned)
+    }
+    batches = comparison.batches("stock CLIP with biases")
+    biased, count = biased_clip_accuracies(tuned.clip, m, base_tokens(tuned), batches)
+    models = {label: model for label, model in comparison.models.items() if model is not comparison.plain}
+    return MeanToBias(
+        label=comparison.label,
+        template=tuned.method.base_template(tuned.template),
+        biased=biased,
+        tuned=model_accuracies(models, comparison.batches("tuned")),
+        m={name: bias.cpu().numpy() for name, bias in m.items()},
+        images=count,
+    )
+
+
+def accuracies_by_title(found: MeanToBias) -> dict[str, float]:
+    """All accuracies, in the order of the figure."""
+    return {**{f"biases in {where}": accuracy for where, accuracy in found.biased.items()}, **found.tuned}
+
+
+@theme()
+def plot(found: MeanToBias) -> dict[str, Figure]:
+    """Accuracies of the stock CLIPs with biases, then of the tuned runs in their own styles."""
+    accuracies = accuracies_by_title(found)
+    models = [0] * len(found.biased) + list(range(1, 1 + len(found.tuned)))
+    figure, axes = subplots(height=0.6 + 0.28 * len(accuracies))
+    ax = axes[0, 0]
+    for at, (accuracy, model) in enumerate(zip(accuracies.values(), models)):
+        percent, error = 100 * accuracy, 100 * wilson_errors(np.array([accuracy]), found.images)
+        point = {"fmt": style(model)["marker"], "color": style(model)["color"], "elinewidth": 1, "markersize": 5}
+        ax.errorbar([percent], [-at], xerr=error, **point)
+        above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(f"{percent:.1f}", (percent, -at), fontsize=7, **above)
+    ax.set_yticks([-at for at in range(len(accuracies))], list(accuracies))
+    ax.set_ylim(0.4 - len(accuracies), 0.7)
+    ax.set_xlabel("accuracy (%)")
+    ax.set_title(wrap(f"stock CLIP with “{found.template}” and the mean prompt contribution of: {found.label}", 90))
+    return {"mean-to-bias": figure}
+
+
+def describe(found: MeanToBias) -> str:
+    return (
+        "m is the mean, over the few-shot training images (in text, over the classes), of what tokens gather from the "
+        "prompts; there is one vector per block. Added to the output biases of plain CLIP's attention it takes the "
+        f"prompts' place. The result is a stock CLIP with the template “{found.template}”; nothing was trained. If "
+        "prompts worked as a constant bias, biases in both branches would come close to the tuned run. In the text "
+        "branch SOS gets the bias too, though it comes before the prompts and gathers nothing from them. Bars: 95 % "
+        f"Wilson intervals for {found.images} test images."
+    )
+
+
+def headlines(found: MeanToBias) -> list[tuple[str, float]]:
+    return [(f"{title}: accuracy in %", 100 * accuracy) for title, accuracy in accuracies_by_title(found).items()]
+
+
+def arrays(found: MeanToBias) -> dict[str, np.ndarray]:
+    accuracies = accuracies_by_title(found)
+    return {
+        "models": np.array(list(accuracies)),
+        "accuracy": np.array(list(accuracies.values())),
+        "images": np.array(found.images),
+        **{f"{name}_m": bias for name, bias in found.m.items()},
+    }
+
+
+def run(comparison: Comparison, args: argparse.Namespace) -> Result:
+    found = compute(comparison)
+    return Result(describe(found), headlines(found), plot(found), arrays(found))
