@@ -57,7 +57,7 @@ def small_clip(random_clip):
 
 @pytest.fixture
 def config():
-    """config("BIASTUNING.DEPTH_TEXT", 2, ...): Dassl's config for `small_clip`, in float32, with keys under TRAINER set."""
+    """config("BIASTUNING.DEPTH_TEXT", 2, ...): a config for `small_clip`, in float32, with keys under TRAINER set."""
     from promptbias.engine.discovery import register_all
 
     register_all()
@@ -147,7 +147,7 @@ def sharp_clip(small_clip):
 
 @pytest.fixture
 def tuned(sharp_clip):
-    """tuned(method): a method with random trained parameters around a copy of `sharp_clip`; without one, deep prompts."""
+    """tuned(method): a method, by default deep prompts, with random parameters around a copy of `sharp_clip`."""
     from prompted_clips import deep_prompts, tuned_at_random
 
     return lambda method=None: tuned_at_random(sharp_clip, method or deep_prompts())

@@ -137,7 +137,7 @@ def branches_with_prompts(model: TunedCLIP) -> list[Branch]:
     Raises:
         UserError: neither has.
     """
-    branches = [branch for branch in branches_of(model) if branch.has_prompts]
+    branches: list[Branch] = [branch for branch in branches_of(model) if branch.has_prompts]
     if not branches:
         raise UserError(
             f'"{model.label}" has no prompts, so there is nothing to decompose; give a run with prompts as --model-dir'

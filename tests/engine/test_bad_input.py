@@ -99,7 +99,8 @@ def test_help_waits_for_nothing_heavy():
 def test_a_run_leaves_out_what_torchvision_imports_for_nothing(run, train_py):
     code = (
         "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path('train.py', run_name='__main__')\n"
-        "except SystemExit: print([name for name in ('torch._dynamo', 'torchvision.transforms') if name in sys.modules])"
+        "except SystemExit:\n"
+        "    print([name for name in ('torch._dynamo', 'torchvision.transforms') if name in sys.modules])"
     )
     words = train_py.command("--output-dir", str(run[0]), "--resume", str(run[0]))[1:]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)

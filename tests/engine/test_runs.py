@@ -94,7 +94,7 @@ def test_the_parser_of_coop_reads_the_log(run):
 
 
 def test_learning_rates_are_those_of_the_paper(train_py, tmp_path):
-    """SGD at 0.0025, cosine over 10 epochs, the first at 1e-5. Only the last step's line shows the next epoch's rate."""
+    """SGD at 0.0025, cosine over 10 epochs, the first at 1e-5. The last step's line shows the next epoch's."""
     done = train_py(
         "--output-dir", str(tmp_path), "OPTIM.MAX_EPOCH", "10", "OPTIM.LR", "0.0025", "TRAIN.PRINT_FREQ", "1"
     )

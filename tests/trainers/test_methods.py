@@ -159,7 +159,10 @@ def test_prompts_are_replaced_in_front_of_each_block(
 
     words = ctx_init if ctx_init and T <= 4 else " ".join(["X"] * T)
     tokens = tokens_of([f"{words} {name.replace('_', ' ')}." for name in NAMES])
-    after_first = lambda put: lambda i, x: put(i, x) if i else x
+
+    def after_first(put):
+        return lambda i, x: put(i, x) if i else x
+
     expected = plain_logits(
         small_clip,
         plain_image(small_clip, batch[0], lambda x: put_vision(0, x), after_first(put_vision), unchanged),

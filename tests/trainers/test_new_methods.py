@@ -119,7 +119,7 @@ def test_a_method_that_trains_clip_itself_is_refused(small_clip):
 
 
 def test_an_adapter_inside_of_a_block(small_clip, image):
-    """A bias on q, v and the MLP's hidden layer as activations equals the same bias as parameters, and the stock CLIP's."""
+    """A bias on q, v and the MLP's hidden layer is the same as an activation, as a parameter, and folded."""
 
     class Inside(Adapter):
         attaches_to = ("attn.q", "attn.v", "mlp.hidden")
