@@ -119,29 +119,35 @@ def tune(
     from promptbias.engine import train
 
     config = method_config(method, options)
-    images, size = os.fspath(images), "tiny" if backbone == "tiny" else "vit_b16"
-    name = tuning_trainers()[method].default_config.format(size)
-    runs = os.path.join(
-        "output", os.path.basename(os.path.abspath(images)), method, f"{name}_{shots}shots", f"seed{seed}"
-    )
-    folder = os.fspath(output) or runs
-    flags = {
-        "--root": images,
-        "--seed": str(seed),
-        "--trainer": method,
-        "--backbone": backbone,
-        "--dataset-config-file": os.path.join(CONFIGS, "datasets", "image_folder.yaml"),
-        "--config-file": os.path.join(CONFIGS, "trainers", method, f"{name}.yaml"),
-        "--output-dir": folder,
-        "--resume": folder,
-    }
-    pairs = {"DATASET.NUM_SHOTS": str(shots), **{config.key(option): str(value) for option, value in options.items()}}
+    images = os.fspath(images)
+    name = tuning_trainers()[method].default_config.format("tiny" if backbone == "tiny" else "vit_b16")
+    dataset = os.path.basename(os.path.abspath(images))
+    folder = os.fspath(output) or os.path.join("output", dataset, method, f"{name}_{shots}shots", f"seed{seed}")
+    pairs = {"DATASET.NUM_SHOTS": shots, **{config.key(option): value for option, value in options.items()}}
     if template:
         pairs["DATASET.TEMPLATE"] = template
-    argv = [word for pair in (*flags.items(), *pairs.items()) for word in pair]
+    config_file = os.path.join(CONFIGS, "trainers", method, f"{name}.yaml")
+    argv = run_argv(images, seed, method, backbone, config_file, folder, pairs)
     with contextlib.redirect_stdout(io.StringIO()):  # all of it is in the run's log.txt; the progress bar is on stderr
         train.main([*argv, *settings])
     return load(folder)
+
+
+def run_argv(
+    images: str, seed: int, method: str, backbone: str, config_file: str, folder: str, pairs: dict[str, Any]
+) -> list[str]:
+    """The arguments of `promptbias train` for a run on a folder of images."""
+    flags = {
+        "--root": images,
+        "--seed": seed,
+        "--trainer": method,
+        "--backbone": backbone,
+        "--dataset-config-file": os.path.join(CONFIGS, "datasets", "image_folder.yaml"),
+        "--config-file": config_file,
+        "--output-dir": folder,
+        "--resume": folder,
+    }
+    return [str(word) for pair in (*flags.items(), *pairs.items()) for word in pair]
 
 
 class RelevancyMaps(NamedTuple):

@@ -140,14 +140,6 @@ def test_a_run_of_a_checkout_where_the_name_was_taken_is_known_here():
     assert registered_as("PromptBiasIVLP") == registered_as("IVLP") == "IVLP" and registered_as("CoOp") == "CoOp"
 
 
-def test_a_package_that_is_not_installed_is_one_sentence(capsys):
-    from promptbias.utils.errors import cli
-
-    with pytest.raises(SystemExit):
-        cli(lambda: __import__("a_module_that_nobody_has"))
-    assert capsys.readouterr().err.startswith("error: a_module_that_nobody_has is not installed; run pip install")
-
-
 def dassl_in_use(tmp_path):
     """The file of the Dassl that is used where one is installed in tmp_path/site; and the process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), ROOT])}
