@@ -1,1 +1,1 @@
-"""How fast: this project's computation and the usual one, side by side in one run. `python -m benchmarks --help`."""
+"""How fast the library is, measured side by side with the family's baseline. `python -m benchmarks --help`."""

@@ -1,22 +1,27 @@
-"""What is measured: each case as one function to call again and again, on the usual side and on ours."""
+"""What is measured: the cases, and each of them as one function to call again and again, of the baseline and of ours."""
 
 import io
 import os
 import tempfile
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from dassl.config import get_cfg_default
 from torch import Tensor
 
-from promptbias.engine import run_folder as run_files
+from promptbias.engine import run_folder
+from promptbias.interp.relevancy import relevancy
 from promptbias.model.loading import import_clip
-from promptbias.trainers import bias_tuning, ivlp, zeroshot
+from promptbias.model.method import MethodConfig
+from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.trainers.bias_tuning import BiasTuningConfig
+from promptbias.trainers.ivlp import IVLPConfig
+from promptbias.trainers.zeroshot import ZeroshotConfig
 
-from .usual import UsualBiasTuning, UsualCLIP, UsualIVLP, usual_relevancy
+from .baseline import BaselineCLIP, BaselineWithBiases, BaselineWithPrompts, baseline_relevancy
 
+BASELINE = "baseline"  # the name of the implementation that is not ours; ours is named by its precision
 VIT_B16 = dict(
     embed_dim=512,
     image_resolution=224,
@@ -30,21 +35,23 @@ VIT_B16 = dict(
     transformer_layers=12,
 )
 TEMPLATE = "a photo of a {}."
-METHODS = {
-    "BiasTuning": (bias_tuning, UsualBiasTuning),
-    "IVLP": (ivlp, UsualIVLP),
-    "ZeroshotCLIP": (zeroshot, UsualCLIP),
-}
-LR = 0.0025
+LR = 0.0025  # learning rate
+
+
+class Method(NamedTuple):
+    """A tuning method: its configuration, prompts or biases in all blocks, and the same computation in the baseline."""
+
+    config: MethodConfig
+    baseline: type[BaselineCLIP]
 
 
 class Case(NamedTuple):
     """One row of the table.
 
     Attributes:
-        task: "train" one step, "evaluate" all images in batches, or "relevancy" of all pairs.
-        method: BiasTuning, IVLP (4 + 4 prompts in each of 12 blocks) or ZeroshotCLIP.
-        classes, images, batch: how many; an image belongs to the class of its number.
+        task: "train" is one step, "evaluate" all images in batches, "relevancy" all image-text pairs.
+        method: a key of METHODS.
+        classes, images, batch: how many; image i belongs to class i modulo `classes`.
     """
 
     task: str
@@ -61,96 +68,144 @@ class Case(NamedTuple):
         return f"relevancy of both towers, all blocks, {self.images} pairs"
 
 
-def random_clip(shape: dict[str, int] = VIT_B16):
-    """A stock CLIP with random weights, the same each time."""
+METHODS = {
+    "BiasTuning": Method(BiasTuningConfig(), BaselineWithBiases),
+    "IVLP": Method(IVLPConfig(prompt_depth_vision=-1, prompt_depth_text=-1), BaselineWithPrompts),
+    "ZeroshotCLIP": Method(ZeroshotConfig(), BaselineCLIP),
+}
+MAX_CLASSES = 1000
+PROFILED = Case("train", "BiasTuning", 10, 32, 32)
+STEPS = Case("train", "BiasTuning", 10, 4, 4)  # repeated, to see whether time or memory grows
+CHECKPOINTED = "BiasTuning"
+QUICK = [
+    Case("train", "IVLP", 10, 4, 4),
+    Case("evaluate", "BiasTuning", 10, 16, 8),
+    Case("relevancy", "ZeroshotCLIP", 10, 1, 1),
+]
+# x axis (what is done) -> x -> case
+SCALING: dict[str, dict[int, Case]] = {
+    "classes (training step, 4 images)": {
+        k: Case("train", "BiasTuning", k, 4, 4) for k in (10, 100, 1000, 5000, 20000)
+    },
+    "images in a batch (training step, 10 classes)": {b: Case("train", "BiasTuning", 10, b, b) for b in (1, 4, 16, 64)},
+    "images (evaluation, 10 classes, batches of 50)": {
+        n: Case("evaluate", "BiasTuning", 10, n, 50) for n in (50, 100, 200, 400)
+    },
+}
+
+
+def all_cases(max_classes: int) -> list[Case]:
+    """All rows of the table; `max_classes` is the number of classes for which a training step of the baseline fits into
+    memory."""
+    train = [
+        Case("train", method, classes, batch, batch)
+        for classes, batch in ((10, 32), (100, 4), (max_classes, 4))
+        for method in ("BiasTuning", "IVLP")
+    ]
+    evaluate = [Case("evaluate", "BiasTuning", classes, 300, 100) for classes in (10, MAX_CLASSES)]
+    return [*train, *evaluate, Case("relevancy", "ZeroshotCLIP", 10, 32, 32)]
+
+
+def random_clip(shape: dict[str, int] = VIT_B16) -> Any:
+    """A stock CLIP with random weights, the same ones every time."""
     torch.manual_seed(0)
     return import_clip()[1].CLIP(**shape).float().eval()
 
 
-def names(classes: int):
-    """Class names of one to three words, as in the family's datasets."""
-    words = ["river", "old stone bridge", "annual crop land", "maple", "red fox"]
-    return [f"{words[k % len(words)]} {k}" if k >= len(words) else words[k] for k in range(classes)]
+def make_classnames(classes: int) -> list[str]:
+    """Class names of one to three words, as in the datasets of this family."""
+    names = ["river", "old stone bridge", "annual crop land", "maple", "red fox"]
+    return [f"{names[k % len(names)]} {k}" if k >= len(names) else names[k] for k in range(classes)]
 
 
-def our_model(case: Case, clip_model, precision: str, device: str):
-    """The project's CustomCLIP for a case."""
-    cfg = get_cfg_default()
-    size, depth = clip_model.visual.input_resolution, len(clip_model.transformer.resblocks)
-    cfg.INPUT.SIZE, cfg.USE_CUDA = (size, size), device == "cuda"
-    for node in ("BIASTUNING", "IVLP", "ZEROSHOTCLIP"):
-        cfg.TRAINER[node].PREC = precision
-    cfg.TRAINER.BIASTUNING.TEMPLATE = cfg.TRAINER.ZEROSHOTCLIP.TEMPLATE = TEMPLATE
-    for key in ("PROMPT_DEPTH_VISION", "PROMPT_DEPTH_TEXT"):
-        cfg.TRAINER.IVLP[key] = depth
+def tuned_model(case: Case, clip_model: Any, precision: str, device: str) -> TunedCLIP:
+    """Our model for a case."""
     torch.manual_seed(1)
-    return METHODS[case.method][0].CustomCLIP(cfg, names(case.classes), clip_model).to(device)
+    config = METHODS[case.method].config
+    return TunedCLIP(clip_model, make_classnames(case.classes), config, TEMPLATE, precision, device)
 
 
-def usual_model(case: Case, clip_model, device: str):
-    """The usual model, with the same learned values at the start."""
-    ours = our_model(case, clip_model, "fp32", device)
-    return METHODS[case.method][1](clip_model, ours.text.tokens, *ours.learner.parameters()).to(device)
+def baseline_model(case: Case, clip_model: Any, device: str) -> BaselineCLIP:
+    """The baseline for a case; its trainable parameters start from the same values as ours."""
+    ours = tuned_model(case, clip_model, "fp32", device)
+    return METHODS[case.method].baseline(clip_model, ours.text.tokens, *ours.adapters.parameters()).to(device)
 
 
-def images_and_labels(case: Case, size: int, device: str):
+def images_and_labels(case: Case, size: int, device: str) -> tuple[Tensor, Tensor]:
+    """Random images (B, 3, size, size) and their classes (B,)."""
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(case.images, 3, size, size, generator=generator)
     return images.to(device), torch.arange(case.images, device=device) % case.classes
 
 
-def prepare(case: Case, side: str, device: str, shape: dict[str, int] = VIT_B16) -> Callable[[], Tensor]:
-    """Build one side of a case.
+def prepare(case: Case, implementation: str, device: str, shape: dict[str, int] = VIT_B16) -> Callable[[], Tensor]:
+    """Build the model of a case, and what there is to do with it.
 
     Args:
-        side: "usual", or a precision of ours.
+        implementation: BASELINE, or a precision of ours.
 
     Returns:
         A function that does the work once and returns the loss, the logits or the relevancies, on the device.
     """
     clip_model = random_clip(shape)
     image, label = images_and_labels(case, shape["image_resolution"], device)
-    if case.task == "relevancy":
-        if side == "usual":
-            model = usual_model(case, clip_model, device)
-            return lambda: torch.cat(usual_relevancy(model.clip, image, model.tokens[label]), 1)
-        from promptbias.interp.relevancy import relevancy
-
-        model = our_model(case, clip_model, side, device).eval()
-        return lambda: torch.cat(relevancy(model, image, label), 1)
-
-    model = usual_model(case, clip_model, device) if side == "usual" else our_model(case, clip_model, side, device)
-    learned = [p for p in model.parameters() if p.requires_grad]
+    model: Any
+    if implementation == BASELINE:
+        model = baseline_model(case, clip_model, device)
+        work = {
+            "train": lambda: F.cross_entropy(model(image), label),
+            "relevancy": lambda: torch.cat(baseline_relevancy(model.clip, image, model.tokens[label]), 1),
+        }
+    else:
+        model = tuned_model(case, clip_model, implementation, device)
+        work = {
+            "train": lambda: model(image, label),
+            "relevancy": lambda: torch.cat(relevancy(model, image, label), 1),
+        }
+    model.train(case.task == "train")
+    if case.task == "train":
+        return training_step(model, work["train"])
     if case.task == "evaluate":
-        model.eval()
+        return evaluation(model, image.split(case.batch))
+    return work["relevancy"]
 
-        @torch.no_grad()
-        def evaluate() -> Tensor:
-            for parameter in learned:
-                parameter.add_(0)  # as after training: what ours has kept of the texts is out of date
-            return torch.cat([model(batch) for batch in image.split(case.batch)])
 
-        return evaluate
+def training_step(model: torch.nn.Module, compute_loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A function that does one step of SGD, and returns the loss before it."""
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=LR, momentum=0.9, weight_decay=5e-4
+    )
 
-    optimizer = torch.optim.SGD(learned, lr=LR, momentum=0.9, weight_decay=5e-4)
-
-    def train() -> Tensor:
-        loss = F.cross_entropy(model(image), label) if side == "usual" else model.train()(image, label)
+    def step() -> Tensor:
+        loss = compute_loss()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    return train
+    return step
 
 
-def file_sizes(shape: dict[str, int] = VIT_B16) -> dict[str, int]:
-    """Bytes of a checkpoint: the whole CLIP as the usual code saves it, and what BiasTuning learned."""
-    case, clip_model = Case("train", "BiasTuning", 10, 1, 1), random_clip(shape)
+def evaluation(model: torch.nn.Module, batches: tuple[Tensor, ...]) -> Callable[[], Tensor]:
+    """A function that returns the logits of all batches."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def evaluate() -> Tensor:
+        for parameter in trainable:
+            parameter.add_(0)  # as after training: text features that our model has kept are out of date
+        return torch.cat([model(batch) for batch in batches])
+
+    return evaluate
+
+
+def checkpoint_sizes(shape: dict[str, int] = VIT_B16) -> dict[str, int]:
+    """Bytes of a checkpoint: of the whole CLIP in half precision, as public code saves it, and of our adapters."""
+    case, clip_model = Case("train", CHECKPOINTED, 10, 1, 1), random_clip(shape)
     whole = io.BytesIO()
     torch.save(clip_model.half().state_dict(), whole)
-    learner = our_model(case, clip_model.float(), "fp32", "cpu").learner
+    adapters = tuned_model(case, clip_model.float(), "fp32", "cpu").adapters
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.pth.tar-10")
-        run_files.save({"state_dict": learner.state_dict(), "epoch": 10}, path)
-        return {"usual": whole.getbuffer().nbytes, "ours": os.path.getsize(path)}
+        run_folder.save({"state_dict": adapters.state_dict(), "epoch": 10}, path)
+        return {BASELINE: whole.getbuffer().nbytes, "ours": os.path.getsize(path)}
