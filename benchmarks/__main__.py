@@ -1,7 +1,7 @@
-"""This project's computation against the usual one of its family, side by side in one run: times, ratios, memory.
+"""Our computation against a baseline, what this family's code computes, in one run: times, speedups, memory.
 
-Usual: float32, all 77 text positions of every class, text encoded in every training step and for every test batch, stock
-CLIP blocks. ViT-B/16 with random weights. The sides take turns, each in a process of its own; figures are medians.
+The baseline: float32, all 77 text positions of every class, text encoded in every training step and for every test
+batch, stock CLIP blocks. ViT-B/16 with random weights. Both take turns, each in a process of its own; times are medians.
 """
 
 import argparse
@@ -14,120 +14,95 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from promptbias.model.tuned_clip import DTYPES, resolve_precision
+from promptbias.model.precision import DTYPES, resolve_precision
 from promptbias.utils.errors import UserError, cli
 from promptbias.utils.files import atomic_write
 
-from .cases import Case, file_sizes
-from .measure import Side, in_turn
+from .cases import BASELINE, MAX_CLASSES, PROFILED, QUICK, Case, all_cases, checkpoint_sizes
+from .workers import Worker, interleave
 
-LARGEST = 1000  # classes
-USUAL_BYTES_PER_CLASS = 34e6  # of a training step, a rough estimate: what 12 blocks of 77 positions keep for backward
-QUICK = [
-    Case("train", "IVLP", 10, 4, 4),
-    Case("evaluate", "BiasTuning", 10, 16, 8),
-    Case("relevancy", "ZeroshotCLIP", 10, 1, 1),
-]
-
-
-def cases(largest: int) -> list[Case]:
-    """All rows; `largest` is the number of classes for which the usual step still fits into memory."""
-    rows = [
-        Case("train", method, classes, batch, batch)
-        for classes, batch in ((10, 32), (100, 4), (largest, 4))
-        for method in ("BiasTuning", "IVLP")
-    ]
-    rows += [Case("evaluate", "BiasTuning", classes, 300, 100) for classes in (10, LARGEST)]
-    return rows + [Case("relevancy", "ZeroshotCLIP", 10, 32, 32)]
+BASELINE_BYTES_PER_CLASS = 34e6  # of a training step, roughly: what 12 blocks of 77 positions keep for backward
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small rows only")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: its own choice)")
-    parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of our side, beside float32")
-    parser.add_argument(
-        "--seconds", type=float, help="time for the repetitions of one row (default: 90; 12 of quick ones)"
-    )
-    parser.add_argument("--only", default="", help="only rows whose name has these words")
-    parser.add_argument("--json", default="", metavar="FILE", help="also write all figures, every repetition included")
+    parser.add_argument("--threads", type=int, default=0, help="torch's threads (default: its own choice)")
+    parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of ours, beside float32")
+    parser.add_argument("--seconds", type=float, help="time for the runs of one row (default: 90; with --quick: 12)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only rows with this text in their names")
+    parser.add_argument("--json", default="", metavar="FILE", help="also write every measured value")
     parser.add_argument(
         "--scaling",
         default="",
         metavar="DIR",
-        help="instead: time and memory of our side over classes "
-        "(10 to 20,000), batch and images, as a figure with its numbers",
+        help="instead: our time and memory over classes (10 to 20,000), batch size and images, as a figure",
     )
     parser.add_argument(
-        "--profile", action="store_true", help="instead: where the time of a training step goes, on both sides"
+        "--profile", action="store_true", help="instead: where the time of a training step goes, baseline and ours"
     )
     return parser.parse_args()
 
 
-def most_classes(device: str) -> int:
-    """How many classes the usual training step can have in the memory that is free, at most `LARGEST`."""
+def classes_that_fit(device: str) -> int:
+    """How many classes a training step of the baseline can have in the free memory, at most MAX_CLASSES."""
     if device == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:
         with open("/proc/meminfo") as file:
             free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    return max(10, min(LARGEST, int((0.8 * free - 3e9) / USUAL_BYTES_PER_CLASS) // 10 * 10))
+    return max(10, min(MAX_CLASSES, int((0.8 * free - 3e9) / BASELINE_BYTES_PER_CLASS) // 10 * 10))
 
 
-def measure(case: Case, precision: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One row: the usual side, ours, ours in float32, and the machine's matrix products, in turn."""
-    names = ["usual", precision] if case.task == "relevancy" else dict.fromkeys(["usual", precision, "fp32"])
-    sides = {name: Side(case, name, args.device, args.threads) for name in names}
+def measure_row(case: Case, precision: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One row: the baseline, ours, ours in float32, and the peak GEMM throughput, in turn."""
+    names = [BASELINE, precision] if case.task == "relevancy" else dict.fromkeys([BASELINE, precision, "fp32"])
+    workers = {name: Worker(case, name, args.device, args.threads) for name in names}
     peaks = {
-        name: Side(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
+        name: Worker(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
         for name in dict.fromkeys([precision, "fp32"])
     }
-    in_turn([*sides.values(), *peaks.values()], args.seconds, turns=1 if args.quick else 2)
-    with sides[precision] as side:
-        operations = side.ask("count")  # the same in every precision
-    per_second = {name: 1 / side.median() for name, side in peaks.items()}
-    row = {"row": str(case), "case": case._asdict(), "sides": {}, "peaks_per_second": per_second}
-    for name, side in sides.items():
-        row["sides"][name] = {
-            "seconds": side.seconds,
-            "median": side.median(),
-            "times_faster": sides["usual"].median() / side.median(),
-            "peak_bytes": side.memory,
+    interleave([*workers.values(), *peaks.values()], args.seconds, turns=1 if args.quick else 2)
+    with workers[precision] as worker:
+        operations = worker.ask("count")  # the same in every precision
+    per_second = {name: 1 / worker.median() for name, worker in peaks.items()}
+    row = {"row": str(case), "case": case._asdict(), "implementations": {}, "peaks_per_second": per_second}
+    for name, worker in workers.items():
+        row["implementations"][name] = {
+            "seconds": worker.seconds,
+            "median": worker.median(),
+            "speedup": workers[BASELINE].median() / worker.median(),
+            "peak_bytes": worker.memory,
         }
-        if name != "usual" and case.task != "relevancy":
-            share = operations / side.median() / per_second[name]
-            row["sides"][name].update(operations=operations, share_of_peak=share)
+        if name != BASELINE and case.task != "relevancy":
+            share = operations / worker.median() / per_second[name]
+            row["implementations"][name].update(operations=operations, share_of_peak=share)
     return row
 
 
-def line(row: dict[str, Any], precision: str) -> list[str]:
-    usual, ours, exact = (row["sides"].get(name) for name in ("usual", precision, "fp32"))
-    share = f"{ours['share_of_peak']:.0%}" if ours.get("operations") else ""
-    return [
-        row["row"],
-        f"{usual['median']:.2f} s",
-        f"{ours['median']:.2f} s",
-        f"{ours['times_faster']:.1f}",
-        f"{exact['times_faster']:.1f}" if exact else "",
-        share,
-        f"{usual['peak_bytes'] / 2**30:.1f}",
-        f"{ours['peak_bytes'] / 2**30:.1f}",
-    ]
+def row_cells(row: dict[str, Any], precision: str) -> dict[str, str]:
+    """A row of the table, header -> text; without the float32 column where float32 is what ours computes in anyway."""
+    baseline, ours, exact = (row["implementations"].get(name) for name in (BASELINE, precision, "fp32"))
+    cells = {
+        "what": row["row"],
+        "baseline": f"{baseline['median']:.2f} s",
+        f"ours, {precision}": f"{ours['median']:.2f} s",
+        "speedup": f"{ours['speedup']:.1f}",
+        "speedup, fp32": f"{exact['speedup']:.1f}" if exact else "",
+        "share of peak": f"{ours['share_of_peak']:.0%}" if ours.get("operations") else "",
+        "baseline, GiB": f"{baseline['peak_bytes'] / 2**30:.1f}",
+        "ours, GiB": f"{ours['peak_bytes'] / 2**30:.1f}",
+    }
+    if precision == "fp32":
+        del cells["speedup, fp32"]
+    return cells
 
 
-def show(rows: list[dict[str, Any]], precision: str) -> str:
-    headers = [
-        "what",
-        "usual",
-        f"ours, {precision}",
-        "times faster",
-        "times faster, fp32",
-        "share of peak",
-        "usual, GiB",
-        "ours, GiB",
-    ]
-    return tabulate([line(row, precision) for row in rows], headers, tablefmt="github", disable_numparse=True)
+def render(rows: list[dict[str, Any]], precision: str) -> str:
+    """The table in Markdown."""
+    cells = [row_cells(row, precision) for row in rows]
+    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def machine(device: str) -> str:
@@ -143,25 +118,26 @@ def main() -> int | None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda, but torch sees no GPU here; leave the flag out to measure the CPU")
     if args.scaling:
-        from .scaling import draw
+        from .scaling import run
 
-        return draw(args.scaling, args.device, args.threads, args.quick)
+        return run(args.scaling, args.device, args.threads, args.quick)
     if args.profile:
-        from .profile import show as show_profile
+        from .profile import print_profile
 
-        return show_profile(QUICK[0] if args.quick else cases(LARGEST)[0], args.device)
+        return print_profile(QUICK[0] if args.quick else PROFILED, args.device)
     if args.seconds is None:
         args.seconds = 12 if args.quick else 90
     precision = resolve_precision(args.precision, args.device)
-    chosen = [case for case in (QUICK if args.quick else cases(most_classes(args.device))) if args.only in str(case)]
+    candidates = QUICK if args.quick else all_cases(classes_that_fit(args.device))
+    chosen = [case for case in candidates if args.only in str(case)]
     if not chosen:
-        raise UserError(f'no row has "{args.only}" in its name')
+        raise UserError(f'no row has "{args.only}" in its name; leave --only out to see all')
     print(f"{machine(args.device)}; torch {torch.__version__}; ViT-B/16, random weights")
     rows, status = [], None
     try:
         for case in tqdm(chosen, unit="row", dynamic_ncols=True):
-            rows.append(measure(case, precision, args))
-            tqdm.write("; ".join(line(rows[-1], precision)))
+            rows.append(measure_row(case, precision, args))
+            tqdm.write("; ".join(row_cells(rows[-1], precision).values()))
     except (KeyboardInterrupt, UserError) as error:
         print(str(error) or "interrupted", "; the rows so far:" if rows else "", sep="")
         status = 1 if isinstance(error, UserError) else 130
@@ -173,21 +149,18 @@ def main() -> int | None:
 
 def report(rows: list[dict[str, Any]], precision: str, args: argparse.Namespace) -> None:
     """Print the table and what goes with it, and write it all to `--json`."""
-    sizes = file_sizes()
-    per_second = {
-        name: statistics.median(row["peaks_per_second"][name] for row in rows) for name in (precision, "fp32")
-    }
-    print(f"\n{show(rows, precision)}\n")
-    print(
-        f"Fastest matrix product of this machine: {per_second[precision] / 1e9:.0f} GFLOP/s in {precision}, "
-        f"{per_second['fp32'] / 1e9:.0f} in fp32"
-    )
+    sizes = checkpoint_sizes()
+    precisions = dict.fromkeys([precision, "fp32"])
+    per_second = {name: statistics.median(row["peaks_per_second"][name] for row in rows) for name in precisions}
+    print(f"\n{render(rows, precision)}\n")
+    peaks = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {name}" for name, value in per_second.items())
+    print(f"Peak GEMM throughput: {peaks}")
     print(
         f"Checkpoint of BiasTuning: {sizes['ours'] / 1000:.1f} KB; whole CLIP in half precision: "
-        f"{sizes['usual'] / 1e6:.0f} MB"
+        f"{sizes[BASELINE] / 1e6:.0f} MB"
     )
     if args.json:
-        about = {
+        metadata = {
             "machine": machine(args.device),
             "torch": torch.__version__,
             "precision": precision,
@@ -195,7 +168,7 @@ def report(rows: list[dict[str, Any]], precision: str, args: argparse.Namespace)
             "checkpoint_bytes": sizes,
         }
         with atomic_write(args.json) as file:
-            json.dump({**about, "rows": rows}, file, indent=1)
+            json.dump({**metadata, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

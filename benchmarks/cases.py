@@ -1,4 +1,4 @@
-"""What is measured: the cases, and each of them as one function to call again and again, of the baseline and of ours."""
+"""What is measured: the cases, and each of them as one function to call repeatedly, of the baseline and of ours."""
 
 import io
 import os

@@ -5,72 +5,76 @@ from statistics import median
 import numpy as np
 
 from promptbias.analysis import figures
-from promptbias.model.tuned_clip import resolve_precision
+from promptbias.model.precision import resolve_precision
 
-from .cases import Case
-from .measure import Side
+from .cases import SCALING, STEPS, Case
+from .workers import Worker
 
-STEPS = 30
-SMALL = 1000  # the most classes, and the most images, of a quick measurement
-
-# over what -> x -> what is done
-CASES: dict[str, dict[int, Case]] = {
-    "classes (training step, 4 images)": {
-        k: Case("train", "BiasTuning", k, 4, 4) for k in (10, 100, 1000, 5000, 20000)
-    },
-    "images in a batch (training step, 10 classes)": {b: Case("train", "BiasTuning", 10, b, b) for b in (1, 4, 16, 64)},
-    "images (evaluation, 10 classes, batches of 50)": {
-        n: Case("evaluate", "BiasTuning", 10, n, 50) for n in (50, 100, 200, 400)
-    },
-}
+REPETITIONS = 30  # of one step
+QUICK_LIMIT = 1000  # the most classes, and the most images, of a quick measurement
 
 
 def measure(case: Case, precision: str, device: str, threads: int, runs: int) -> dict[str, list[float]]:
-    """Seconds of each run after the first (of the first, where it took a minute), and the peak memory in GiB after the first
-    run and after the last."""
-    with Side(case, precision, device, threads) as side:
-        side.run()
-        slow, first = side.seconds[0] > 60, side.memory
+    """Seconds of each run after the first, and peak memory in GiB after the first run and after the last.
+
+    Where the first run takes more than a minute it is the only one, and counts.
+    """
+    with Worker(case, precision, device, threads) as worker:
+        worker.run()
+        slow, first = worker.seconds[0] > 60, worker.memory
         for _ in range(0 if slow else runs):
-            side.run()
-    return {"seconds": side.seconds if slow else side.seconds[1:], "GiB": [first / 2**30, side.memory / 2**30]}
+            worker.run()
+    seconds = worker.seconds if slow else worker.seconds[1:]
+    return {"seconds": seconds, "GiB": [first / 2**30, worker.memory / 2**30]}
 
 
-def draw(folder: str, device: str, threads: int, quick: bool) -> None:
-    """Measure, print, and draw."""
-    precision = resolve_precision("auto", device)
-    figure, axes = figures.subplots(2, len(CASES), sharex="col")
-    numbers: dict[str, np.ndarray] = {}
-    for column, (over, cases) in zip(axes.T, CASES.items()):
+def measure_all(precision: str, device: str, threads: int, quick: bool) -> dict[str, np.ndarray]:
+    """x axis of SCALING -> rows of (x, seconds, peak GiB); printed as they come."""
+    found = {}
+    for x_axis, cases in SCALING.items():
         points = []
         for x, case in cases.items():
-            if quick and x > SMALL:
+            if quick and x > QUICK_LIMIT:
                 continue
-            found = measure(case, precision, device, threads, runs=3)
-            points.append([x, median(found["seconds"]), found["GiB"][1]])
-            print(f"{x:,} {over}: {points[-1][1]:.2f} s, peak {points[-1][2]:.2f} GiB", flush=True)
-        numbers[over] = np.array(points)
-        for axis, values, label in zip(column, numbers[over].T[1:], ("time (s)", "peak memory (GiB)")):
-            axis.plot(numbers[over][:, 0], values, **figures.look(0))
+            measured = measure(case, precision, device, threads, runs=3)
+            points.append([x, median(measured["seconds"]), measured["GiB"][1]])
+            print(f"{x:,} {x_axis}: {points[-1][1]:.2f} s, peak {points[-1][2]:.2f} GiB", flush=True)
+        found[x_axis] = np.array(points)
+    return found
+
+
+@figures.theme()
+def plot(measured: dict[str, np.ndarray]):
+    """A column for each x axis: time above, peak memory below."""
+    figure, axes = figures.subplots(2, len(measured), sharex="col")
+    for column, (x_axis, points) in zip(axes.T, measured.items()):
+        x = points[:, 0]
+        for axis, values, label in zip(column, points.T[1:], ("time (s)", "peak memory (GiB)")):
+            axis.plot(x, values, **figures.style(0))
             axis.set(xscale="log", ylabel=label)
-            axis.set_xticks(
-                numbers[over][:, 0], [f"{x / 1000:g}k" if x >= 1000 else f"{x:g}" for x in numbers[over][:, 0]]
-            )
+            axis.set_xticks(x, [f"{value / 1000:g}k" if value >= 1000 else f"{value:g}" for value in x])
             axis.minorticks_off()
-        what, _, how = over.partition(" (")
-        column[0].set(yscale="log", title=how.rstrip(")").replace(", batches", ",\nbatches"))
-        column[1].set(ylim=(0, None), xlabel=what)
-    found = measure(Case("train", "BiasTuning", 10, 4, 4), precision, device, threads, STEPS)
-    numbers["steps"] = np.array(found["seconds"])
-    third = STEPS // 3
-    early, late = (median(found["seconds"][part]) for part in (slice(third), slice(-third, None)))
+        name, _, work = x_axis.partition(" (")
+        column[0].set(yscale="log", title=work.rstrip(")").replace(", batches", ",\nbatches"))
+        column[1].set(ylim=(0, None), xlabel=name)
+    return figure
+
+
+def run(folder: str, device: str, threads: int, quick: bool) -> None:
+    """Measure, print, plot and save."""
+    precision = resolve_precision("auto", device)
+    measured = measure_all(precision, device, threads, quick)
+    steps = measure(STEPS, precision, device, threads, REPETITIONS)
+    third = REPETITIONS // 3
+    early, late = (median(steps["seconds"][part]) for part in (slice(third), slice(-third, None)))
     headlines = [
         (f"a step, median of the first {third} (s)", early),
-        (f"a step, median of the last {third} of {STEPS} (s)", late),
-        ("peak memory after the first step (GiB)", found["GiB"][0]),
-        ("peak memory after the last (GiB)", found["GiB"][1]),
+        (f"a step, median of the last {third} of {REPETITIONS} (s)", late),
+        ("peak memory after the first step (GiB)", steps["GiB"][0]),
+        ("peak memory after the last (GiB)", steps["GiB"][1]),
     ]
-    for what, value in headlines:
-        print(f"{what}: {value:.2f}")
-    result = figures.Result(f"Medians of three, in {precision}.", headlines, {"scaling": figure}, numbers)
+    for name, value in headlines:
+        print(f"{name}: {value:.2f}")
+    arrays = {**measured, "steps": np.array(steps["seconds"])}
+    result = figures.Result(f"Medians of three, in {precision}.", headlines, {"scaling": plot(measured)}, arrays)
     print("written:", *figures.save(result, folder, "scaling"), sep="\n  ")

@@ -1,4 +1,4 @@
-"""Measuring sides in turn, each in a process of its own, so that each has its own peak memory."""
+"""Measuring implementations in turn, each in a process of its own, so that each has its own peak memory."""
 
 import math
 import os
@@ -8,29 +8,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from promptbias.model import prepacked_linear as frozen
+from promptbias.model import prepacked_linear
 from promptbias.utils.errors import UserError
 from promptbias.utils.startup import disable_malloc_trim
 
-from .cases import Case, prepare
+from .cases import BASELINE, Case, prepare
 
-# Products (n, k) x (k, m) of which the fastest stands for the machine's peak: large squares, and on a CPU ViT-B/16's own.
+# Products (n, k) x (k, m), of which the fastest is the peak: large squares, and on a CPU ViT-B/16's own.
 MATMULS = {"cpu": ((2048, 2048, 2048), (2048, 3072, 768)), "cuda": ((4096, 4096, 4096), (8192, 8192, 8192))}
 
 
-class Side:
-    """One side of a case, in a process of its own that lives as long as the context:
+class Worker:
+    """One implementation of a case, in a process of its own that lives as long as the context:
 
-        with side:
-            side.run()
+        with worker:
+            worker.run()
 
     Args:
-        case: what to do; None is the machine's fastest product of matrices of dtype `name`: seconds of one operation.
-        name: "usual" or a precision of ours.
+        case: what to do; None measures the peak GEMM throughput in dtype `name`: seconds per floating-point operation.
+        name: BASELINE, or a precision of ours.
         threads: of torch; 0 leaves its choice.
 
     Attributes:
@@ -39,14 +40,14 @@ class Side:
     """
 
     def __init__(self, case: Case | None, name: str, device: str, threads: int = 0) -> None:
-        self.words = [sys.executable, "-m", "benchmarks.measure", name, device, str(threads), *map(str, case or ())]
+        self.argv = [sys.executable, "-m", "benchmarks.workers", name, device, str(threads), *map(str, case or ())]
         self.seconds: list[float] = []
         self.memory = 0.0
 
-    def __enter__(self) -> "Side":
+    def __enter__(self) -> "Worker":
         # in a session of its own, so that an interruption reaches only the one that waits for it
         self.process = subprocess.Popen(
-            self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         return self
 
@@ -73,36 +74,36 @@ class Side:
         return statistics.median(self.seconds)
 
 
-def in_turn(sides: Sequence[Side], budget: float, turns: int = 2, most: int = 4) -> None:
-    """Run all sides in turn, in about `budget` seconds of which each has the same share.
+def interleave(workers: Sequence[Worker], budget: float, turns: int = 2, max_runs: int = 4) -> None:
+    """Run all workers in turn, in about `budget` seconds, of which each has the same share.
 
-    Only the side whose turn it is has a process: memory that others hold or have given back would make it slower. A side has
-    `turns` turns, in each of which it runs once at least and `most` times at most; but one turn if that alone takes longer
-    than half of the budget. Runs before warm it up, in as much time again, and do not count: until the memory of a step has
-    found its places, which takes three runs, one takes up to twice as long.
+    Only the worker whose turn it is has a process: memory that others hold or have returned would slow it down. A
+    worker has `turns` turns of one to `max_runs` counted runs; but a single turn if that alone takes longer than half
+    of the budget. Each turn begins with a warm-up that takes as long again and does not count: the first three runs of
+    a process take up to twice as long, until the allocator has settled.
     """
-    share = budget / len(sides) / turns
+    share = budget / len(workers) / turns
     longest = budget / 2
     for _ in range(turns):
-        for side in sides:
-            if side.seconds and 2 * side.median() > longest:
+        for worker in workers:
+            if worker.seconds and 2 * worker.median() > longest:
                 continue
-            with side:
-                take_turn(side, share, most)
+            with worker:
+                take_turn(worker, share, max_runs)
 
 
-def take_turn(side: Side, share: float, most: int) -> None:
-    """Warm up for at most `share` seconds, then run as long again; see `in_turn`."""
-    left, counted = share, len(side.seconds)
+def take_turn(worker: Worker, share: float, max_runs: int) -> None:
+    """Warm up for at most `share` seconds, then run as long again; see `interleave`."""
+    left, counted = share, len(worker.seconds)
     for _ in range(3):
-        side.run()
-        seconds = side.seconds[-1]  # without the start of the process
+        worker.run()
+        seconds = worker.seconds[-1]  # without the start of the process
         left -= seconds
         if seconds > left:
             break
-    del side.seconds[counted:]
-    for _ in range(max(1, min(most, int(share / seconds)))):
-        side.run()
+    del worker.seconds[counted:]
+    for _ in range(max(1, min(max_runs, int(share / seconds)))):
+        worker.run()
 
 
 def peak_bytes(device: str) -> int:
@@ -119,22 +120,24 @@ def operations(work) -> float:
     except ImportError:
         return 0.0
     ours = (
-        {} if frozen.laid_out is None else {frozen.multiply: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]}
+        {}
+        if prepacked_linear.packed_weights is None
+        else {prepacked_linear.multiply: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]}
     )
     with FlopCounterMode(display=False, custom_mapping=ours) as counter:
         work()
     return float(counter.get_total_flops())
 
 
-def fastest_product(dtype: torch.dtype, device: str) -> float:
-    """Seconds for one floating-point operation in the fastest of the MATMULS, as the median of some products in a row.
+def seconds_per_operation(dtype: torch.dtype, device: str) -> float:
+    """Seconds per floating-point operation at peak GEMM throughput: in the fastest of the MATMULS, as a median of five.
 
-    Both of torch's own product and of ours, which has one of the factors laid out beforehand.
+    Both torch's own product and ours, with a prepacked factor, are tried.
     """
     seconds = []
     for n, k, m in MATMULS[device]:
         a, b, bias = (torch.randn(size, device=device).to(dtype) for size in ((n, k), (m, k), (m,)))
-        for product in (lambda: a @ b.t(), lambda: frozen.linear(a, b, bias)):
+        for product in (partial(torch.matmul, a, b.t()), partial(prepacked_linear.linear, a, b, bias)):
             in_a_row = [timed(product, device) for _ in range(5)]
             seconds.append(statistics.median(in_a_row) / (2 * n * k * m))
     return min(seconds)
@@ -150,18 +153,18 @@ def timed(work: Callable[[], Any], device: str) -> float:
 
 
 def serve() -> None:
-    """The process of a `Side`: answers "run" (seconds), "count" (operations) and "memory" (bytes), one line each."""
+    """The process of a `Worker`: answers "run" (seconds), "count" (operations) and "memory" (bytes), one line each."""
     name, device, threads, *case = sys.argv[1:]
     if int(threads):
         torch.set_num_threads(int(threads))
-    if name != "usual":
+    if name != BASELINE:
         disable_malloc_trim()  # as our commands do
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints stays out of the answers
     if case:
         work = prepare(Case(*case[:2], *map(int, case[2:])), name, device)
     for what in map(str.strip, sys.stdin):
         if what == "run":
-            answer = timed(work, device) if case else fastest_product(getattr(torch, name), device)
+            answer = timed(work, device) if case else seconds_per_operation(getattr(torch, name), device)
         elif what == "count":
             answer = operations(work)
         else:

@@ -1,4 +1,4 @@
-"""Both sides of the benchmark compute the same; what it prints is what it measured."""
+"""The baseline and ours compute the same; what the benchmark prints is what it measured."""
 
 import json
 import statistics
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-from benchmarks import cases, measure, profile
-from benchmarks.cases import Case
-from benchmarks.usual import usual_relevancy
-from promptbias.model import prepacked_linear as frozen
+from benchmarks import cases, profile, workers
+from benchmarks.__main__ import render
+from benchmarks.baseline import baseline_relevancy
+from benchmarks.cases import BASELINE, Case
+from promptbias.model.prepacked_linear import linear
 from promptbias.utils.errors import UserError
 
 SMALL = dict(
@@ -32,38 +33,38 @@ SMALL = dict(
 
 
 @pytest.mark.parametrize("method", ["BiasTuning", "IVLP"])
-def test_both_sides_compute_the_same_loss_and_gradients(method):
+def test_baseline_and_ours_compute_the_same_loss_and_gradients(method):
     case = Case("train", method, 7, 5, 5)
-    usual = cases.usual_model(case, cases.random_clip(SMALL), "cpu")
-    ours = cases.our_model(case, cases.random_clip(SMALL), "fp32", "cpu").train()
+    baseline = cases.baseline_model(case, cases.random_clip(SMALL), "cpu")
+    ours = cases.tuned_model(case, cases.random_clip(SMALL), "fp32", "cpu").train()
     image, label = cases.images_and_labels(case, 32, "cpu")
-    expected, loss = F.cross_entropy(usual(image), label), ours(image, label)
+    expected, loss = F.cross_entropy(baseline(image), label), ours(image, label)
     expected.backward(), loss.backward()
     torch.testing.assert_close(loss, expected)
-    for parameter, plain in zip(ours.learner.parameters(), (usual.vision, usual.text)):
+    for parameter, plain in zip(ours.adapters.parameters(), (baseline.vision, baseline.text)):
         assert plain.grad.abs().max() > 0
         torch.testing.assert_close(parameter.grad, plain.grad, rtol=1e-3, atol=1e-3 * float(plain.grad.abs().max()))
 
 
 @pytest.mark.parametrize("task", ["train", "evaluate"])
 @pytest.mark.parametrize("method", ["BiasTuning", "IVLP"])
-def test_both_sides_do_the_same_work_again_and_again(task, method):
+def test_baseline_and_ours_do_the_same_work_again_and_again(task, method):
     case = Case(task, method, 6, 5, 2 if task == "evaluate" else 5)
-    sides = [cases.prepare(case, side, "cpu", SMALL) for side in ("usual", "fp32")]
-    for _ in range(3):  # steps change what is learned
-        usual, ours = (side() for side in sides)
-        torch.testing.assert_close(ours, usual, rtol=1e-4, atol=1e-4)
+    implementations = [cases.prepare(case, name, "cpu", SMALL) for name in (BASELINE, "fp32")]
+    for _ in range(3):  # steps change what is trained
+        expected, ours = (work() for work in implementations)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_usual_relevancy_is_ours():
+def test_the_baselines_relevancy_is_ours():
     case = Case("relevancy", "ZeroshotCLIP", 3, 4, 4)
     clip_model = cases.random_clip(SMALL)
-    model = cases.our_model(case, clip_model, "fp32", "cpu").eval()
+    model = cases.tuned_model(case, clip_model, "fp32", "cpu").eval()
     image, label = cases.images_and_labels(case, 32, "cpu")
     from promptbias.interp.relevancy import relevancy
 
     patches, words = relevancy(model, image, label)
-    expected_patches, expected_words = usual_relevancy(clip_model, image, model.text.tokens[label])
+    expected_patches, expected_words = baseline_relevancy(clip_model, image, model.text.tokens[label])
     torch.testing.assert_close(patches, expected_patches, rtol=1e-3, atol=1e-5)
     for row, expected, tokens in zip(words, expected_words, model.text.tokens[label]):
         eos = int(tokens.argmax())
@@ -73,26 +74,26 @@ def test_usual_relevancy_is_ours():
 def test_operations_are_those_of_the_products():
     pytest.importorskip("torch.utils.flop_counter")
     a, bias = torch.randn(8, 16), torch.randn(8)
-    for product in (lambda: a @ a.t(), lambda: frozen.linear(a, a, bias)):
-        assert measure.operations(product) == 2 * 8 * 16 * 8
+    for product in (lambda: a @ a.t(), lambda: linear(a, a, bias)):
+        assert workers.operations(product) == 2 * 8 * 16 * 8
 
 
-def test_what_is_learned_is_a_small_file():
-    sizes = cases.file_sizes(SMALL)
-    assert sizes["ours"] < 3 * (128 + 128) * 4 + 4000 < sizes["usual"]
+def test_what_is_trained_is_a_small_file():
+    sizes = cases.checkpoint_sizes(SMALL)
+    assert sizes["ours"] < 3 * (128 + 128) * 4 + 4000 < sizes[BASELINE]
 
 
-def test_both_sides_have_each_their_process(monkeypatch):
+def test_a_worker_has_its_own_process(monkeypatch):
     monkeypatch.chdir(ROOT)
-    side = measure.Side(None, "float32", "cpu", 1)
-    measure.in_turn([side], budget=0)
-    assert len(side.seconds) == 1 and 1e8 < 1 / side.median() < 1e14 and side.memory > 2**20
-    with pytest.raises(UserError, match="died"), measure.Side(None, "float13", "cpu", 1) as broken:
+    worker = workers.Worker(None, "float32", "cpu", 1)
+    workers.interleave([worker], budget=0)
+    assert len(worker.seconds) == 1 and 1e8 < 1 / worker.median() < 1e14 and worker.memory > 2**20
+    with pytest.raises(UserError, match="died"), workers.Worker(None, "float13", "cpu", 1) as broken:
         broken.run()
 
 
 class Sleeper:
-    """A side that only takes time; its first run in each turn takes twice as long."""
+    """A worker that only takes time; its first run in each turn takes twice as long."""
 
     alive = 0
 
@@ -117,22 +118,22 @@ class Sleeper:
         self.first = False
 
 
-def test_sides_take_turns_alone_and_no_first_run_counts():
-    sides = slow, medium, quickest = [Sleeper(seconds) for seconds in (0.3, 0.06, 0.001)]
-    measure.in_turn(sides, budget=0.5)
-    assert [side.turns for side in sides] == [1, 2, 2]
-    assert [len(side.seconds) for side in sides] == [1, 2, 8]
-    assert all(set(side.seconds) == {side.needs} for side in sides)
+def test_workers_take_turns_alone_and_no_first_run_counts():
+    sleepers = [Sleeper(seconds) for seconds in (0.3, 0.06, 0.001)]
+    workers.interleave(sleepers, budget=0.5)
+    assert [sleeper.turns for sleeper in sleepers] == [1, 2, 2]
+    assert [len(sleeper.seconds) for sleeper in sleepers] == [1, 2, 8]
+    assert all(set(sleeper.seconds) == {sleeper.needs} for sleeper in sleepers)
 
 
-@pytest.mark.parametrize("side", ["usual", "fp32"])
-def test_a_profile_finds_the_time_of_every_kind(side):
-    seconds = profile.seconds_by_kind(Case("train", "IVLP", 4, 2, 2), side, "cpu", SMALL)
+@pytest.mark.parametrize("implementation", [BASELINE, "fp32"])
+def test_a_profile_finds_the_time_of_every_kind(implementation):
+    seconds = profile.seconds_by_kind(Case("train", "IVLP", 4, 2, 2), implementation, "cpu", SMALL)
     assert set(seconds) == set(profile.KINDS) and all(value > 0 for value in seconds.values())
 
 
-def run(*words):
-    return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True)
+def run(*argv):
+    return subprocess.run([sys.executable, "-m", "benchmarks", *argv], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -141,17 +142,24 @@ def test_what_is_printed_is_what_was_measured(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "rows.json").read_text())
     (row,) = found["rows"]
-    usual, ours = row["sides"]["usual"], row["sides"][found["precision"]]
-    assert ours["times_faster"] == pytest.approx(
-        statistics.median(usual["seconds"]) / statistics.median(ours["seconds"])
-    )
-    assert 0 < ours["share_of_peak"] and ours["peak_bytes"] > 2**28
+    baseline, ours = row["implementations"][BASELINE], row["implementations"][found["precision"]]
+    assert ours["speedup"] == pytest.approx(statistics.median(baseline["seconds"]) / statistics.median(ours["seconds"]))
+    assert ours["share_of_peak"] > 0 and ours["peak_bytes"] > 2**28
     line = next(
         line for line in done.stdout.splitlines() if line.startswith("| IVLP training step, 10 classes, batch 4")
     )
-    assert f"| {ours['times_faster']:.1f} " in line and f"| {ours['share_of_peak']:.0%} " in line
+    assert f"| {ours['speedup']:.1f} " in line and f"| {ours['share_of_peak']:.0%} " in line
 
 
 def test_a_row_that_does_not_exist_is_one_line():
     done = run("--only", "ResNet")
-    assert done.returncode == 1 and done.stderr.strip() == 'error: no row has "ResNet" in its name'
+    assert done.returncode == 1 and done.stderr.startswith('error: no row has "ResNet" in its name')
+
+
+def test_without_bf16_there_is_one_column_for_fp32():
+    numbers = {"median": 2.0, "speedup": 1.0, "peak_bytes": 2**30}
+    row = {"row": "a step", "implementations": {BASELINE: numbers, "fp32": {**numbers, "speedup": 4.0}}}
+    header = render([row], "fp32").splitlines()[0]
+    assert header.count("fp32") == 1 and "speedup" in header
+    row["implementations"]["bf16"] = numbers
+    assert render([row], "bf16").splitlines()[0].count("fp32") == 1
