@@ -1,9 +1,9 @@
 """Our computation against a baseline, what this family's code computes, in one run: times, speedups, memory.
 
 The baseline: float32, all 77 text positions of every class, text encoded in every training step and for every test
-batch, stock CLIP blocks. ViT-B/16 with random weights. Both take turns, each in a process of its own; times are medians.
+batch, stock CLIP blocks. ViT-B/16 with random weights. Both take turns, each in a process of its own; times are
+medians.
 """
-
 import argparse
 import json
 import platform
