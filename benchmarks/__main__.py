@@ -4,6 +4,7 @@ The baseline: float32, all 77 text positions of every class, text encoded in eve
 batch, stock CLIP blocks. ViT-B/16 with random weights. Both take turns, each in a process of its own; times are
 medians.
 """
+
 import argparse
 import json
 import platform
