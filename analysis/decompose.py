@@ -10,11 +10,9 @@ from promptbias.interp.branches import branches_with_prompts
 from promptbias.interp.prompt_term import PromptShares
 
 from .comparison import Comparison
-from .figures import Result, block_axis, legend, style, subplots, theme
+from .figures import READOUT, READOUT_STYLE, Result, block_axis, legend, style, subplots, theme
 
 INPUTS = {"vision": "[cls] and patches", "text": "all tokens after the prompts, up to EOS"}
-# Of the readout row. All inputs together are drawn in the run's own style.
-READOUT, READOUT_STYLE = "[cls] or EOS alone", {"color": "#333333", "linestyle": "-", "marker": "s"}
 
 
 @dataclass

@@ -33,6 +33,8 @@ STYLES: list[dict[str, Any]] = [
     {"color": "#8d6cc1", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
     {"color": "#555555", "linestyle": (0, (1, 1)), "marker": "P"},
 ]
+# The readout row alone, beside all inputs of a branch, which are drawn in the run's own style.
+READOUT, READOUT_STYLE = "[cls] or EOS alone", {"color": "#333333", "linestyle": "-", "marker": "s"}
 
 THEME: dict[Any, Any] = {
     "figure.dpi": 100,

@@ -180,8 +180,8 @@ def load(path: str) -> dict[str, Any]:
         ) from error
     except Exception as error:  # whatever a cut or overwritten file makes torch and zip stumble over
         raise UserError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}); train again, or give another"
+            f"{path} is damaged or not a checkpoint ({type(error).__name__}); train again, or give another"
         ) from error
     if not (isinstance(found, dict) and isinstance(found.get("state_dict"), dict)):
-        raise UserError(f'{path} is no checkpoint of a trainer: it has no "state_dict"')
+        raise UserError(f'{path} is not a checkpoint of a trainer: it has no "state_dict"')
     return found

@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from .hooks import EMBEDDINGS, FEATURES, IN_BLOCK
 from .prepacked_linear import EVERY
 
 if TYPE_CHECKING:
@@ -26,21 +27,7 @@ TOWER_PARAMETERS = tuple(
     f"{layer}.{kind}" for layer in ("ln_pre", "ln_post", "ln_final") for kind in ("weight", "bias")
 )
 # Activations that it can change, token by token. Attention itself is for hooks.
-POINTS = (
-    "embeddings",
-    "resid_pre",
-    "ln_1",
-    "attn.q",
-    "attn.k",
-    "attn.v",
-    "attn.out",
-    "resid_mid",
-    "ln_2",
-    "mlp.hidden",
-    "mlp.out",
-    "resid_post",
-    "features",
-)
+POINTS = (EMBEDDINGS, *(name for name in IN_BLOCK if name not in ("attn.pattern", "attn.z")), FEATURES)
 OUTSIDE = -1  # the block of what is in no block
 
 

@@ -26,7 +26,7 @@ def texts(*rows):
 
 
 def plain(blocks, x, adapter):
-    """(B, N, D) through the stock blocks, with a adapter's prompts and biases put in by hand."""
+    """(B, N, D) through the stock blocks, with an adapter's prompts and biases inserted."""
     for i, block in enumerate(blocks):
         if isinstance(adapter, DeepPrompts) and 0 < i < len(adapter.prompts):
             x = in_place(x, adapter, i)
