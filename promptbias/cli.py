@@ -32,22 +32,21 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run a sub-command with the rest of the arguments."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    width = max(map(len, COMMANDS)) + 2
+    description = "Tune CLIP with deep prompts or biases, and see what they do to it."
+    epilog = "`promptbias COMMAND --help` explains the options of a command."
     parser = argparse.ArgumentParser(
         prog="promptbias",
-        description="Tune CLIP with deep prompts or biases, and see what they do to it.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n"
-        + "\n".join(f"  {name:{width}}{command.help}" for name, command in COMMANDS.items())
-        + "\n\n`promptbias COMMAND --help` explains the options of each.",
+        description=description,
+        epilog=epilog,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=16),
     )
     parser.add_argument("--version", action="version", version=f"promptbias {__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
-    command = parser.parse_args(argv[:1]).command
-    main_of_command = importlib.import_module(COMMANDS[command].module).main
-    return (
-        main_of_command(argv[1:], prog=f"promptbias {command}") if command == "analysis" else main_of_command(argv[1:])
-    )
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help, add_help=False)  # its module has the parser of the rest
+    name = parser.parse_args(argv[:1]).command
+    main_of_command = importlib.import_module(COMMANDS[name].module).main
+    return main_of_command(argv[1:], prog=f"promptbias {name}") if name == "analysis" else main_of_command(argv[1:])
 
 
 def console() -> None:

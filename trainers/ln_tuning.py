@@ -1,8 +1,7 @@
-"""LayerNorm tuning: the gains and biases of CLIP's LayerNorms (Basu et al., 2024; Kim et al., 2021).
+"""LayerNorm tuning (Basu et al., 2024; Kim et al., 2021).
 
-What is trained: a change of every LayerNorm's weight and bias, from zero on, in both branches, the norms outside of the
-blocks included. Where it attaches: to these parameters. How it merges: the changes are added to them; a stock CLIP
-remains.
+What is trained: a change of every LayerNorm's weight and bias, from zero, in both branches, outside of the blocks too.
+Where it attaches: to these parameters. How it merges: the changes are added to them, and a stock CLIP remains.
 """
 
 from dataclasses import dataclass
@@ -45,12 +44,9 @@ class LNTuningConfig(MethodConfig):
     def adapters(self, vision: Tower, text: Tower) -> Adapters:
         return Adapters(LayerNorms(vision), LayerNorms(text))
 
-    def label(self, model) -> str:
-        return "LayerNorm"
-
 
 class CustomCLIP(ConfiguredCLIP):
-    """CLIP with tuned LayerNorms. `CustomCLIP(cfg, classnames, clip_model)` as is usual in this family."""
+    """`CustomCLIP(cfg, classnames, clip_model)` as is usual in this family."""
 
     config = LNTuningConfig
 

@@ -1,5 +1,7 @@
 """What an interrupted training needs to resume bit-exactly: written after each epoch, read before the first."""
 
+import hashlib
+import json
 import os
 from typing import Any
 
@@ -9,11 +11,18 @@ from . import checkpoints, run_folder
 from .rng import random_states, scheduler_state, set_random_states, set_scheduler_state
 
 
+def data_checksum(trainer: Any) -> str:
+    """Checksum of a trainer's classes and training images, which must be the same when a run resumes."""
+    dataset, root = trainer.dm.dataset, os.path.expanduser(trainer.cfg.DATASET.ROOT) or "."
+    rows = sorted([os.path.relpath(item.impath, root), item.label, item.classname] for item in dataset.train_x)
+    return hashlib.sha256(json.dumps([dataset.classnames, rows]).encode()).hexdigest()
+
+
 def save_training_state(trainer: Any) -> None:
     """Write optimizer, scheduler, scaler and random states of a TuningTrainer beside its checkpoints."""
     state = checkpoints.checkpoint(trainer.model, trainer.cfg, trainer.epoch)
     state.update(
-        data=trainer.data_drawn(),
+        data=data_checksum(trainer),
         optimizer=trainer.optim.state_dict(),
         scheduler=scheduler_state(trainer.sched),
         scaler=trainer.scaler.state_dict(),
@@ -43,7 +52,7 @@ def resume(trainer: Any, directory: str) -> int:
     if "random" not in state:
         raise UserError(f"{path} is not a training state; remove it to train from the start")
     checkpoints.load_into(trainer.model, state, path, trainer.cfg, type(trainer).__name__)
-    if state.get("data") not in (None, trainer.data_drawn()):
+    if state.get("data") not in (None, data_checksum(trainer)):
         raise UserError(
             f"{directory} holds a run that began with other classes or training images; "
             "choose another output folder, or remove that one"

@@ -1,7 +1,5 @@
 """The Dassl trainer that all tuning methods share; a method adds what it trains (`custom_clip`)."""
 
-import hashlib
-import json
 import os
 import sys
 import time
@@ -163,13 +161,6 @@ class TuningTrainer(TrainerX):
         folder = os.path.join(directory, self.model_name)
         name = model_name or f"model.pth.tar-{epoch + 1}"
         print(f"Checkpoint saved to {checkpoints.save_checkpoint(contents, folder, name, is_best)}")
-
-    def data_drawn(self) -> str:
-        """Checksum of classes and training images, which must be the same when a run resumes."""
-        items = self.dm.dataset.train_x
-        root = os.path.expanduser(self.cfg.DATASET.ROOT) or "."
-        rows = sorted([os.path.relpath(item.impath, root), item.label, item.classname] for item in items)
-        return hashlib.sha256(json.dumps([self.dm.dataset.classnames, rows]).encode()).hexdigest()
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Resume after the last finished epoch of the run in `directory`; the result is the same to the last bit.

@@ -56,7 +56,7 @@ def test_plain_clip_is_the_stock_clip_and_not_the_tuned_run(runs, train_run, wei
     texts = torch.nn.functional.normalize(stock.encode_text(comparison.plain.text.tokens), dim=-1)
     torch.testing.assert_close(comparison.plain.text_features(), texts, rtol=1e-4, atol=1e-5)
     if name == "norm":
-        assert comparison.label == "LayerNorm"
+        assert comparison.label == "LNTuning"
         plain = comparison.plain_clip("dataset")
         assert plain.template == comparison.tuned.template
         assert (comparison.tuned.text_features() - plain.text_features()).abs().max() > 0
