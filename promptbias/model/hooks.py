@@ -126,12 +126,10 @@ class Hookable:
         Raises:
             UserError: a pattern that matches no point.
         """
-        added: dict[Point, Hook] = {}
-        before, table = self.hooks, self.hooks or Hooks()
+        table = self.hooks or Hooks()
         for pattern, hook in hooks.items():
-            added = dict.fromkeys(matching(pattern, len(self.blocks)), hook)
-            table = table.extended(added)
-        self.hooks = table
+            table = table.extended(dict.fromkeys(matching(pattern, len(self.blocks)), hook))
+        before, self.hooks = self.hooks, table
         try:
             yield
         finally:
