@@ -1,7 +1,7 @@
 """`import promptbias.plugin`: our trainers in any checkout of the CoOp family.
 
 Makes them importable as `trainers.ivlp`, `trainers.bias_tuning`, ... beside a checkout's own, registers them and their
-config nodes with Dassl, and touches nothing else.
+config nodes with Dassl, lets `cfg.merge_from_file` resolve the `_BASE_` of our YAML files, and touches nothing else.
 """
 
 import importlib
