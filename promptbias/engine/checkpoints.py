@@ -18,9 +18,8 @@ def metadata(cfg: Any, node: str) -> dict[str, Any]:
     """What a checkpoint must agree with to be loaded. A weights file may lie somewhere else by then."""
     backbone, options = cfg.MODEL.BACKBONE.NAME, cfg.TRAINER[node]
     named = {} if os.path.exists(backbone) else {"MODEL.BACKBONE.NAME": backbone}
-    meant = [
-        key for key in options if key not in FREE_OPTIONS and options[key] != -1
-    ]  # -1: as many as there are blocks
+    # -1 means as many as there are blocks, and agrees with any number.
+    meant = [key for key in options if key not in FREE_OPTIONS and options[key] != -1]
     return {**named, **{f"TRAINER.{node}.{key}": options[key] for key in meant}}
 
 

@@ -70,20 +70,20 @@ def load_trainer(folder: str, root: str = "") -> TrainerX:
 
 
 def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> TunedCLIP:
-    """The tuned model of the finished run in `folder`, without its data; in eval mode, without gradients.
+    """The tuned model of the finished run in `folder`, in eval mode, without gradients. Needs no data.
 
     Args:
         precision: fp32, fp16, bf16, amp or auto.
         device: "cpu" or "cuda".
 
     Raises:
-        UserError: as `load_config`; or its checkpoint is not there.
+        UserError: as `load_config`; or its checkpoint is not there, or, for a run of version 0.1, its dataset.
     """
     cfg, trainer_class = load_config(folder)
     path = trainer_class.checkpoint_in(folder)
     classnames = read_classnames(folder)
     if classnames is None:  # a run of an earlier version, whose class names only the dataset knows
-        return load_trainer(folder).model.to(device)
+        classnames = load_trainer(folder).dm.dataset.classnames
     cfg.TRAINER[trainer_class.custom_clip.config.node].PREC = precision
     cfg.USE_CUDA = device.startswith("cuda")
     model = trainer_class.custom_clip(cfg, classnames, load_clip(cfg.MODEL.BACKBONE.NAME)).to(device)

@@ -13,13 +13,8 @@ from promptbias.utils.download import download
 from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.files import checksum, is_torchscript
 
-NEEDED = (
-    "positional_embedding",
-    "text_projection",
-    "logit_scale",
-    "token_embedding.weight",
-    "ln_final.weight",
-)  # in any CLIP
+# In any CLIP.
+NEEDED = ("positional_embedding", "text_projection", "logit_scale", "token_embedding.weight", "ln_final.weight")
 CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's own loader keeps them
 TINY = "tiny"
 

@@ -1,6 +1,8 @@
 """What a script or a notebook calls, on the small CLIP."""
 
 import copy
+import json
+import shutil
 
 import pytest
 import torch
@@ -120,3 +122,18 @@ def test_tune_a_folder_of_images(tmp_path):
     assert torch.equal(again.adapters.vision.bias, model.adapters.vision.bias)
     with pytest.raises(UserError, match="another config"):
         promptbias.tune(tmp_path / "images", "BiasTuning", depth_text=1, **arguments)
+
+
+@pytest.mark.slow
+def test_a_run_of_the_first_version_is_loaded_as_one_of_today(run, tmp_path):
+    """Its results do not name the classes; precision and preprocessing are still the run's."""
+    today = promptbias.load(run[0], precision="bf16")
+    old = shutil.copytree(run[0], tmp_path / "old")
+    results = json.loads((old / "results.json").read_text())
+    del results["classnames"]
+    (old / "results.json").write_text(json.dumps(results))
+    loaded = promptbias.load(old, precision="bf16")
+    assert loaded.classnames == today.classnames and loaded.precision == today.precision == "bf16"
+    assert str(loaded.preprocess) == str(today.preprocess)
+    image = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.logits(image), today.logits(image))

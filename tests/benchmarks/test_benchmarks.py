@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-from benchmarks import cases, profile, workers
-from benchmarks.__main__ import render
+from benchmarks import cases, profile, scaling, workers
+from benchmarks.__main__ import format_peaks, median_peaks, render
 from benchmarks.baseline import baseline_relevancy
 from benchmarks.cases import BASELINE, Case
 from promptbias.model.prepacked_linear import linear
@@ -63,10 +64,10 @@ def test_the_baselines_relevancy_is_ours():
     image, label = cases.images_and_labels(case, 32, "cpu")
     from promptbias.interp.relevancy import relevancy
 
-    patches, words = relevancy(model, image, label)
-    expected_patches, expected_words = baseline_relevancy(clip_model, image, model.text.tokens[label])
+    patches, text = relevancy(model, image, label)
+    expected_patches, expected_text = baseline_relevancy(clip_model, image, model.text.tokens[label])
     torch.testing.assert_close(patches, expected_patches, rtol=1e-3, atol=1e-5)
-    for row, expected, tokens in zip(words, expected_words, model.text.tokens[label]):
+    for row, expected, tokens in zip(text, expected_text, model.text.tokens[label]):
         eos = int(tokens.argmax())
         torch.testing.assert_close(row[:eos], expected[:eos], rtol=1e-3, atol=1e-5)
 
@@ -163,3 +164,39 @@ def test_without_bf16_there_is_one_column_for_fp32():
     assert header.count("fp32") == 1 and "speedup" in header
     row["implementations"]["bf16"] = numbers
     assert render([row], "bf16").splitlines()[0].count("fp32") == 1
+
+
+def test_each_precision_has_one_peak():
+    rows = [{"peaks_per_second": {"fp32": value}} for value in (131e9, 132e9, 140e9)]
+    assert format_peaks(median_peaks(rows)) == "132 GFLOP/s in fp32"
+    rows = [{"peaks_per_second": {"bf16": 435e9, "fp32": 217e9}}]
+    assert format_peaks(median_peaks(rows)) == "435 GFLOP/s in bf16, 217 GFLOP/s in fp32"
+
+
+def test_scaling_writes_what_its_workers_measured(monkeypatch, tmp_path, capsys):
+    class Instant(Sleeper):
+        """A worker whose first run takes 9 s and the others 2 s, in 3 GiB."""
+
+        memory = 3 * 2**30
+
+        def __init__(self, *args):
+            super().__init__(2.0)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def run(self):
+            self.seconds.append(2.0 if self.seconds else 9.0)
+
+    monkeypatch.setattr(scaling, "Worker", Instant)
+    scaling.run(str(tmp_path), "cpu", 0, quick=True)
+    arrays = np.load(tmp_path / "scaling.npz")
+    assert len(arrays["steps"]) == scaling.REPETITIONS and set(arrays["steps"]) == {2.0}
+    for x_axis, cases_of_axis in cases.SCALING.items():
+        small = [x for x in cases_of_axis if x <= scaling.QUICK_LIMIT]
+        assert arrays[x_axis].tolist() == [[x, 2.0, 3.0] for x in small]
+    assert (tmp_path / "scaling.png").stat().st_size > 5000
+    assert "peak 3.00 GiB" in capsys.readouterr().out
