@@ -174,7 +174,7 @@ def relevancy(model: TunedCLIP, image: Any, classname: str | int, first_block: i
     if isinstance(image, Tensor) and image.ndim == 3:
         image = image[None]
     size = model.vision.visual.input_resolution
-    batch = to_batch(image, model.preprocess, size).to(model.logit_scale.device)
+    batch = to_batch(image, model.preprocess, size, model.open_image).to(model.logit_scale.device)
     label = torch.tensor([class_index(model, classname)], device=batch.device)
     of_image, of_text = relevancy_maps.relevancy(model, batch, label, first_block)
     of_image, of_text = relevancy_maps.shares(of_image)[0], relevancy_maps.shares(of_text)[0]

@@ -4,7 +4,32 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
+from PIL import ImageColor
 from torch import Tensor
+
+from promptbias.utils.errors import UserError
+
+from .registry import READING
+from .run_folder import dassl_is_ours
+
+
+def check_reading(cfg: Any) -> None:
+    """Check the keys that say how image files are read.
+
+    Raises:
+        UserError: INPUT.BACKGROUND is no colour, or the Dassl in use reads images in its own way.
+    """
+    if not dassl_is_ours() and any(cfg.INPUT.get(key, default) != default for key, default in READING.items()):
+        raise UserError(
+            "the installed Dassl reads images in its own way, without INPUT.EXIF and INPUT.BACKGROUND; leave them as "
+            "they are, or put this project's compat/ first on PYTHONPATH"
+        )
+    try:
+        ImageColor.getrgb(cfg.INPUT.BACKGROUND)
+    except ValueError as error:
+        raise UserError(
+            f'INPUT.BACKGROUND is "{cfg.INPUT.BACKGROUND}", but must be a colour such as white, black or "#808080"'
+        ) from error
 
 
 def eval_batches(cfg: Any, items: Sequence[Any], transform: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,9 +8,12 @@ import yacs.config
 from dassl.config import cfg_default
 from dassl.engine import TRAINER_REGISTRY
 
+from promptbias.model.images import BACKGROUND
+
 if TYPE_CHECKING:
     from .trainer import TuningTrainer
 
+READING = {"EXIF": False, "BACKGROUND": BACKGROUND}  # keys of INPUT that upstream's Dassl has not
 PREFIX = "PromptBias"  # of a trainer's name where its own is taken
 
 
@@ -30,6 +33,8 @@ def register(trainer: type) -> type:
     """
     config = trainer.custom_clip.config  # type: ignore[attr-defined]
     add_config(config.node, **config.options())
+    for key, value in READING.items():
+        cfg_default.INPUT.setdefault(key, value)
     known, name = TRAINER_REGISTRY.registered_names(), trainer.__name__
     file = source_of(trainer)
     if any(source_of(TRAINER_REGISTRY.get(other)) == file for other in known if other.endswith(name)):

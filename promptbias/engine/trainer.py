@@ -17,6 +17,7 @@ from promptbias.utils.files import checksum
 from . import checkpoints, resume, run_folder
 from .checks import check_values
 from .custom_clip import ConfiguredCLIP, device_of, grad_scaler
+from .data import check_reading
 from .losses import EpochLosses
 from .metrics import results
 
@@ -44,6 +45,7 @@ class TuningTrainer(TrainerX):
 
     def check_cfg(self, cfg: Any) -> None:
         check_values(cfg)
+        check_reading(cfg)
 
     def build_model(self) -> None:
         cfg = self.cfg

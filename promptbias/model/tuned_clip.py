@@ -14,7 +14,7 @@ from promptbias.utils.errors import UserError
 
 from .adapter import Adapter, Adapters
 from .encoder import TextTower, VisionTower
-from .images import Image, default_preprocess, to_batch
+from .images import Image, default_preprocess, open_image, to_batch
 from .method import MethodConfig
 from .precision import DTYPES, resolve_precision
 from .prepacked_linear import version_of
@@ -47,7 +47,8 @@ class TunedCLIP(nn.Module):
         vision, text: the towers, to be hooked (see `hooks`) or called.
         adapters: what is trained, `.vision` and `.text`.
         clip: the stock CLIP.
-        preprocess: PIL image (RGB) -> (3, S, S), what `predict` does to an image.
+        open_image: a PIL image or the path of a file -> PIL image (RGB), how `predict` reads it.
+        preprocess: PIL image (RGB) -> (3, S, S), what `predict` does to it.
 
     Raises:
         UserError: CLIP is not a ViT of OpenAI's, options that do not fit it, a text that is too long, no such
@@ -85,6 +86,7 @@ class TunedCLIP(nn.Module):
         own = {id(parameter) for parameter in self.adapters.parameters()}
         if any(id(parameter) in own for parameter in clip_model.parameters()):
             raise TypeError(f"{type(method).__name__} trains parameters of CLIP itself; attach to them by their names")
+        self.open_image: Callable[[Image], Any] = open_image
         self.preprocess: Callable[[Any], Tensor] = default_preprocess(clip_model.visual.input_resolution)
         self._encoded: tuple[object, Tensor | None] = (None, None)
         self.to(device)
@@ -163,7 +165,7 @@ class TunedCLIP(nn.Module):
         Raises:
             UserError: a file that is not an image, or a tensor of another shape.
         """
-        batch = to_batch(images, self.preprocess, self.vision.visual.input_resolution)
+        batch = to_batch(images, self.preprocess, self.vision.visual.input_resolution, self.open_image)
         device = self.logit_scale.device
         logits = torch.cat([self.logits(part.to(device)) for part in batch.split(batch_size)])
         probabilities = logits.softmax(-1)

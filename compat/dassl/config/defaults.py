@@ -42,6 +42,9 @@ _C = CfgNode(
             "RGS_P": 0.2,  # randomgrayscale, probability
             "GB_P": 0.5,  # gaussian_blur, probability
             "GB_K": 21,  # gaussian_blur, kernel in pixels, odd
+            # The last two are not upstream's.
+            "EXIF": False,  # True: images are turned as their EXIF orientation says
+            "BACKGROUND": "white",  # colour that transparent images are put on
         },
         "DATASET": {
             "ROOT": "",

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate, takewhile
 from typing import Any
 
@@ -46,6 +47,7 @@ class DatasetWrapper(TorchDataset):
         self.kept: dict[str, Any] = {}
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        self.read_image = partial(read_image, exif=cfg.INPUT.EXIF, background=cfg.INPUT.BACKGROUND)
         if self.k_tfm > 1 and transform is None:
             raise ConfigError(
                 f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat; set it to 1"
@@ -62,7 +64,7 @@ class DatasetWrapper(TorchDataset):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        img0 = self.kept.get(item.impath) or read_image(item.impath)
+        img0 = self.kept.get(item.impath) or self.read_image(item.impath)
         if self.transform is None:
             output["img"] = img0
         else:
@@ -78,7 +80,7 @@ class DatasetWrapper(TorchDataset):
         paths = [item.impath for item in self.data_source]
         room = sum(1 for _ in takewhile(lambda total: total <= KEPT_BYTES, accumulate(map(image_bytes, paths))))
         with ThreadPoolExecutor() as pool:
-            images = pool.map(read_image, paths[:room])
+            images = pool.map(self.read_image, paths[:room])
             self.kept = dict(
                 zip(paths, tqdm(images, "decoding", room, unit="image", delay=2, leave=False, disable=None))
             )

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 
+from promptbias.model.images import ImageError, open_file, read_image
 from promptbias.utils.errors import UserError, nearest
 
 __all__ = [
@@ -33,17 +33,6 @@ __all__ = [
 
 class ConfigError(UserError, ValueError):
     """An invalid configuration or dataset. The message names the key or the file, and the values that are allowed."""
-
-
-class ImageError(UserError, OSError):
-    """An image file that cannot be read."""
-
-    def __init__(self, message: str):
-        # a DataLoader worker passes an error on as the text of its traceback, which ends with our message
-        super().__init__(message.rpartition("ImageError: ")[2].strip())
-
-
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's names for pixels of 16 or 32 bits
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -78,27 +67,10 @@ def set_random_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def read_image(path: str) -> Image.Image:
-    """The image in RGB.
-
-    Raises:
-        ImageError: the file is missing, truncated, not an image, or has more than 8 bits per channel, which Pillow
-            would clip; the message names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode in DEEP_MODES:
-                raise ValueError(f"mode {image.mode} has more than 8 bits per channel, save it with 8")
-            return image.convert("RGB")
-    except Exception as error:  # each of Pillow's decoders fails in its own way
-        what = "the file does not exist" if not os.path.exists(path) else f"not a readable image ({error})"
-        raise ImageError(f"{path}: {what}; replace the file or remove it from the dataset") from error
-
-
 def image_bytes(path: str) -> int:
     """Memory that `read_image` needs, from the file's header alone; 0 for a file that it rejects."""
     try:
-        with Image.open(path) as image:
+        with open_file(path) as image:
             return 4 * image.width * image.height  # Pillow stores an RGB pixel in four bytes
     except Exception:  # `read_image` reports it when the image is needed
         return 0
