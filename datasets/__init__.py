@@ -6,10 +6,22 @@ downloads them (`python -m datasets.prepare --list`). Importing this package mak
 
 import importlib
 import pkgutil
+from typing import Any
 
 from promptbias.dassl_host import provide_dassl
 
-_SHARED = {"archives", "coop_pickle", "fetches", "imagenet_sources", "prepare", "reader", "sources", "splits"}
+_SHARED = {
+    "archives",
+    "coop_pickle",
+    "fetches",
+    "image_files",
+    "imagenet_sources",
+    "prepare",
+    "reader",
+    "sources",
+    "split_files",
+    "splits",
+}
 
 provide_dassl()
 
@@ -19,3 +31,10 @@ def register_all() -> None:
     for module in pkgutil.iter_modules(__path__):
         if module.name not in _SHARED:
             importlib.import_module(f"{__name__}.{module.name}")
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(
+        f"{__name__} of promptbias, in {__path__[0]}, has no {name}: where Hugging Face's package `datasets` is meant, "
+        "start from another folder than this checkout"
+    )

@@ -6,6 +6,7 @@ import tempfile
 
 from promptbias.utils.errors import UserError
 
+from .image_files import ImageFiles
 from .reader import FewShotDataset, register
 from .splits import Item, Split, divide_each
 
@@ -23,10 +24,11 @@ class Digits(FewShotDataset):
         super().find_images()
 
     def read_data(self) -> Split:
-        classes = []
+        files, classes = ImageFiles(), []
         for label, name in enumerate(CLASS_NAMES):
             folder = os.path.join(self.image_dir, name)
-            classes.append([Item(os.path.join(folder, image), label, name) for image in sorted(os.listdir(folder))])
+            classes.append([Item(os.path.join(folder, image), label, name) for image in files.names(folder)])
+        files.say_left_out(self.image_dir)
         return divide_each(classes)
 
 

@@ -5,20 +5,20 @@
     ROOT/val/<class>/...
     ROOT/test/<class>/...
 
-Reads every image with one of EXTENSIONS and 8 bits per channel, except in hidden folders. The class name in prompts is
-the folder's name made readable (`readable`), inserted into DATASET.TEMPLATE.
+Reads the images of every format that Pillow reads, except in hidden folders, and says what it leaves out. The class
+name in prompts is the folder's name made readable (`readable`), inserted into DATASET.TEMPLATE.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
 
 from promptbias.utils.errors import UserError
 
+from .image_files import ImageFiles, is_hidden
 from .reader import FewShotDataset, register
-from .splits import Item, Split, divide_each, listing
+from .splits import Item, Split, divide_each, listing, text_of
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -34,7 +34,7 @@ def readable(folder: str) -> str:
     >>> readable("001.Black_footed_Albatross")
     'Black footed Albatross'
     """
-    name = re.sub(r"[_\-]+", " ", re.sub(r"^\d+\.(?=[^\W\d])", "", folder))
+    name = re.sub(r"[_\-]+", " ", re.sub(r"^\d+\.(?=[^\W\d])", "", _nfc(folder)))
     words = re.sub(r"(?<=[a-zA-Z][a-z]{2})(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return " ".join(words.split())
 
@@ -44,41 +44,45 @@ class ImageFolder(FewShotDataset):
     image_dir = "."
 
     def read_data(self) -> Split:
-        found = {part: self.part(names) for part, names in PARTS.items()}
-        parts = {part: name for part, name in found.items() if name}
+        files = ImageFiles()
+        parts = {part: folder for part in PARTS if (folder := self.part(part, files))}
         if not parts:
-            return divide_each(self.classes(self.image_dir, self.class_names(self.image_dir)))
+            classes = self.classes(self.image_dir, self.class_names(self.image_dir), files)
+            files.say_left_out(self.image_dir)
+            return divide_each(classes)
         for needed in ("train", "test"):
             if needed not in parts:
                 raise UserError(
                     f"{self.image_dir} has {next(iter(parts.values()))}/ but no {needed}/ that has only class folders; "
                     f"add it, or put the class folders directly into {self.image_dir} to have them split"
                 )
-        names = self.class_names(os.path.join(self.image_dir, parts["train"]))
-        train, val, test = (
-            sum(self.classes(os.path.join(self.image_dir, parts[part]), names), []) if part in parts else []
-            for part in PARTS
-        )
+        names = self.class_names(parts["train"])
+        train, val, test = (sum(self.classes(parts[part], names, files), []) if part in parts else [] for part in PARTS)
+        files.say_left_out(self.image_dir)
         return train, val, test
 
-    def part(self, names: Sequence[str]) -> str | None:
-        """The folder with one of these names, if it contains only folders. (With images in it, it may be a class.)"""
+    def part(self, part: str, files: ImageFiles) -> str | None:
+        """The folder of a part, if it contains only folders. (With images in it, it may be a class.)"""
         for name in _folders(self.image_dir):
             path = os.path.join(self.image_dir, name)
-            if name.lower() in names and _folders(path) and not any(map(_is_image, os.listdir(path))):
-                return name
+            if name.lower() in PARTS[part] and _folders(path) and not any(map(files.has_ending, os.listdir(path))):
+                return path
         return None
 
     def class_names(self, folder: str) -> dict[str, str]:
-        """Readable name of each class folder, sorted by folder name."""
+        """Readable name of each class folder, in the order of the folders' names, which are in Unicode's form NFC."""
         names: dict[str, str] = {}
+        folders: dict[str, str] = {}
         for name in _folders(folder):
-            other = next((other for other, read in names.items() if read == readable(name)), None)
-            if other:
-                raise UserError(f'{folder}: "{other}" and "{name}" are both "{readable(name)}" in prompts; rename one')
+            other = folders.setdefault(text_of(readable(name)), name)
+            if other != name:
+                raise UserError(
+                    f'{folder}: "{other}" and "{name}" are both "{text_of(readable(name))}" to CLIP, which reads lower '
+                    "case; rename one"
+                )
             if not readable(name):
                 raise UserError(f"{os.path.join(folder, name)} has no word in its name; rename it after its class")
-            names[name] = readable(name)
+            names[_nfc(name)] = readable(name)
         if len(names) < 2:
             raise UserError(
                 f"{folder} has {len(names)} class folder(s); DATASET.ROOT (--root) must contain at least two, one per "
@@ -86,21 +90,27 @@ class ImageFolder(FewShotDataset):
             )
         return names
 
-    def classes(self, folder: str, names: dict[str, str]) -> list[list[Item]]:
+    def classes(self, folder: str, names: dict[str, str], files: ImageFiles) -> list[list[Item]]:
         """Images of each class in `folder`, including subfolders; its class folders must be those of `names`."""
-        for name in _folders(folder):
+        folders = {_nfc(name): os.path.join(folder, name) for name in _folders(folder)}
+        for name, path in folders.items():
             if name not in names:
-                raise UserError(
-                    f"{os.path.join(folder, name)} is a class that is not in train/; add it there, or remove it"
-                )
+                raise UserError(f"{path} is a class that is not in train/; add it there, or remove it")
         classes = []
         for label, (name, classname) in enumerate(names.items()):
-            path = os.path.join(folder, name)
-            images = sorted(_images_below(path))
+            path = folders.get(name, os.path.join(folder, name))
+            images = files.below(path) if name in folders else []
             if not images:
-                raise UserError(f"class folder {path} has no images ({' '.join(EXTENSIONS)}); add some, or remove it")
+                left_out = files.what_is_left_out()
+                others = f" (of all files so far, these are left out: {left_out})" if left_out else ""
+                raise UserError(f"class folder {path} has no images{others}; add some, or remove it")
             classes.append([Item(image, label, classname) for image in images])
         return classes
+
+
+def _nfc(name: str) -> str:
+    """macOS writes an accented letter as two characters, other systems as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _folders(folder: str) -> list[str]:
@@ -108,20 +118,5 @@ def _folders(folder: str) -> list[str]:
     return [
         name
         for name in listing(folder)
-        if name != "split_fewshot" and not _is_hidden(name) and os.path.isdir(os.path.join(folder, name))
+        if name != "split_fewshot" and not is_hidden(name) and os.path.isdir(os.path.join(folder, name))
     ]
-
-
-def _is_hidden(name: str) -> bool:
-    """Jupyter keeps copies in .ipynb_checkpoints, Synology NAS thumbnails in @eaDir."""
-    return name.startswith((".", "@"))
-
-
-def _images_below(folder: str) -> Iterator[str]:
-    for at, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        yield from (os.path.join(at, file) for file in filter(_is_image, files))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")

@@ -5,11 +5,13 @@ training images: all of their images serve as both sets, and NUM_SHOTS and SUBSA
 """
 
 import os
+from collections.abc import Mapping
 
 from dassl.data.datasets import DatasetBase
 
 from promptbias.utils.errors import UserError
 
+from .image_files import ImageFiles
 from .reader import FewShotDataset, register
 from .splits import Item, Split, listing, text_lines
 
@@ -59,12 +61,21 @@ def read_classnames(folder: str) -> dict[str, str]:
 def labelled_folders(folder: str, names: dict[str, str]) -> list[Item]:
     """The images in `folder`/<WordNet id>/; labels number the existing folders in alphabetical order."""
     folders = [name for name in listing(folder) if os.path.isdir(os.path.join(folder, name))]
-    return [item for label, wordnet in enumerate(folders) for item in images_in(folder, wordnet, label, names[wordnet])]
+    return images_of(folder, {wordnet: names[wordnet] for wordnet in folders})
 
 
-def images_in(folder: str, name: str, label: int, classname: str) -> list[Item]:
-    path = os.path.join(folder, name)
-    items = [Item(os.path.join(path, image), label, classname) for image in listing(path)]
-    if not items:
-        raise UserError(f"class folder {path} has no images; download them again")
+def images_of(folder: str, names: Mapping[str, str]) -> list[Item]:
+    """The images in `folder`/<key of names>/, labels in the order of `names`.
+
+    Raises:
+        UserError: a folder has none.
+    """
+    files, items = ImageFiles(), []
+    for label, (name, classname) in enumerate(names.items()):
+        path = os.path.join(folder, name)
+        found = [Item(os.path.join(path, image), label, classname) for image in files.names(path)]
+        if not found:
+            raise UserError(f"class folder {path} has no images; download them again")
+        items += found
+    files.say_left_out(folder)
     return items

@@ -2,7 +2,7 @@
 
 from promptbias.utils.errors import UserError
 
-from .imagenet import ImageNetVariant, images_in, read_classnames
+from .imagenet import ImageNetVariant, images_of, read_classnames
 from .reader import register
 from .splits import Split, listing
 
@@ -20,5 +20,5 @@ class ImageNetV2(ImageNetVariant):
             raise UserError(
                 f"{self.image_dir} has {folders} folders for the {len(names)} classes of classnames.txt; download both"
             )
-        items = [item for y, name in enumerate(names) for item in images_in(self.image_dir, str(y), y, name)]
+        items = images_of(self.image_dir, {str(number): name for number, name in enumerate(names)})
         return items, [], items

@@ -1,10 +1,11 @@
 """OxfordFlowers: 8,189 photos of 102 flowers (Nilsback and Zisserman, 2008)."""
 
-import json
 import os
 
+import msgspec
+
 from .reader import FewShotDataset, register
-from .splits import Item, Split, divide_each, read_mat
+from .splits import Item, Split, divide_each, open_annotation, read_mat
 
 
 @register
@@ -15,8 +16,8 @@ class OxfordFlowers(FewShotDataset):
 
     def read_data(self) -> Split:
         labels = read_mat(os.path.join(self.dataset_dir, "imagelabels.mat"))["labels"][0]  # from 1, one per image
-        with open(os.path.join(self.dataset_dir, "cat_to_name.json"), encoding="utf-8") as file:
-            names = json.load(file)
+        with open_annotation(os.path.join(self.dataset_dir, "cat_to_name.json")) as file:
+            names = msgspec.json.decode(file.read(), type=dict[str, str])
         flowers: dict[int, list[Item]] = {}
         for number, label in enumerate(map(int, labels), start=1):
             image = os.path.join(self.image_dir, f"image_{number:05}.jpg")

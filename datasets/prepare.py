@@ -12,7 +12,6 @@ from promptbias.utils.errors import UserError, cli, nearest
 from .archives import unpack
 from .fetches import PREPARE, Fetch, Source
 from .sources import SOURCES
-from .splits import DRAWN_BY
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,6 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", default=os.environ.get("DATA", "data"), help="data folder (default: $DATA, or data)")
     parser.add_argument("--check", action="store_true", help="only check what exists; writes nothing")
     parser.add_argument("--list", action="store_true", help="show every dataset with its state, size and licence")
+    parser.add_argument(
+        "--any-size", action="store_true", help="unpack archives even to many times their size; only if you trust them"
+    )
     args = parser.parse_args(argv)
     root = os.path.abspath(os.path.expanduser(args.root))
     if args.list:
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.check:
         check(args.name, root)
     else:
-        prepare(args.name, root)
+        prepare(args.name, root, args.any_size)
 
 
 def table(root: str) -> str:
@@ -48,8 +50,11 @@ def table(root: str) -> str:
     return tabulate(rows, headers, maxcolwidths=[None, None, None, 24, 60])
 
 
-def prepare(name: str, root: str) -> None:
+def prepare(name: str, root: str, any_size: bool = False) -> None:
     """Download and unpack what is missing, as far as possible, then `check`.
+
+    Args:
+        any_size: see `unpack`
 
     Raises:
         UserError: a download failed, or the result is not as expected.
@@ -57,14 +62,14 @@ def prepare(name: str, root: str) -> None:
     failures = []
     for fetch in SOURCES[name].fetches:
         try:
-            obtain(fetch, root)
+            obtain(fetch, root, any_size)
         except UserError as failure:  # the others are downloaded nevertheless
             print(f"failed   {failure}")
             failures.append(str(failure))
     check(name, root, failures)
 
 
-def obtain(fetch: Fetch, root: str) -> None:
+def obtain(fetch: Fetch, root: str, any_size: bool = False) -> None:
     """Download and unpack one file, and delete the archive unless the user has provided it."""
     missing = [to for to in fetch.results() if not is_complete(os.path.join(root, to))]
     path = os.path.join(root, fetch.file)
@@ -76,8 +81,8 @@ def obtain(fetch: Fetch, root: str) -> None:
             download(fetch.url, path, md5=fetch.md5)
         if fetch.unpack:
             members = [(member, os.path.join(root, to)) for member, to in fetch.unpack if to in missing]
-            with nested_archive(path, fetch.inside) as archive:
-                unpack(archive, members)
+            with nested_archive(path, fetch.inside, any_size) as archive:
+                unpack(archive, members, any_size)
             if not provided:
                 os.remove(path)
 
@@ -92,7 +97,7 @@ def drawn_here(path: str) -> bool:
     if not (os.path.basename(path).startswith("split_zhou_") and os.path.isfile(path)):
         return False
     with open(path, encoding="utf-8", errors="replace") as file:
-        return DRAWN_BY in file.read(100)
+        return '"drawn_by"' in file.read(100)
 
 
 @contextlib.contextmanager
@@ -109,13 +114,13 @@ def temporarily_renamed(path: str, condition: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def nested_archive(path: str, member: str) -> Iterator[str]:
+def nested_archive(path: str, member: str, any_size: bool) -> Iterator[str]:
     """Extract the archive `member` of another one for the duration of the block; `path` itself if `member` is ""."""
     if not member:
         yield path
         return
     inner = os.path.join(os.path.dirname(path), os.path.basename(member))
-    unpack(path, [(member, inner)])
+    unpack(path, [(member, inner)], any_size)
     try:
         yield inner
     finally:

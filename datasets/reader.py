@@ -15,18 +15,22 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 from dassl.config import cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write
+from promptbias.utils.files import atomic_write, regular_file
 
+from . import split_files
 from .coop_pickle import read_pickle
 from .fetches import PREPARE, Fetch, Source
 from .sources import source_of
-from .splits import DRAWN_BY, Item, Split, check_split, seeded, subsample_classes
+from .split_files import FewShotFile, NotSuchAFile, SplitFile
+from .splits import Item, Split, check_encoding, check_split, seeded, subsample_classes
 
 SPLIT_SEED = 1  # the seed that the family's scripts run first, hence the one with which CoOp draws its splits
 
@@ -75,6 +79,7 @@ class FewShotDataset(DatasetBase):
         if shots != -1:
             train, val = self.few_shot(train, val, shots, cfg.SEED)
             self.check_classes(train, test)
+            say_too_few(train, shots)
         train, val, test = subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         train, val, test = self.data(train), self.data(val), self.data(test)
         super().__init__(train_x=train, val=test if self.test_is_val else val, test=test)
@@ -107,10 +112,9 @@ class FewShotDataset(DatasetBase):
         self.check_classes(train, test)
         if self.split_file and not kept:
             self.warn_about_drawn_split()
-            sets = {"train": train, "val": val, "test": test}
-            self.write_cache(
-                path, {DRAWN_BY: "promptbias", **{key: _rows(items, self.image_dir) for key, items in sets.items()}}
-            )
+            rows = [split_files.rows(items, self.image_dir) for items in (train, val, test)]
+            written = SplitFile(drawn_by="promptbias", train=rows[0], val=rows[1], test=rows[2])
+            self.write_cache(path, split_files.content_of(written))
         return train, val, test
 
     def warn_about_drawn_split(self) -> None:
@@ -132,26 +136,28 @@ class FewShotDataset(DatasetBase):
     def read_annotation(self) -> Split:
         """`read_data`, with its failures as UserError."""
         try:
-            return self.read_data()
+            split = self.read_data()
         except FileNotFoundError as error:
             raise self.missing(error.filename) from error
-        except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror})") from error
+        except (ValueError, KeyError, IndexError, TypeError, msgspec.DecodeError) as error:
             raise UserError(
                 f"the annotation files of {type(self).__name__} in {self.dataset_dir} are not as published "
                 f"({type(error).__name__}: {error}); download them again"
             ) from error
+        check_encoding(item for items in split for item in items)
+        return split
 
     def read_split(self, path: str) -> Split:
         """Read a split file in CoOp's format."""
         print(f"Split: {path}")
         try:
-            with open(path, encoding="utf-8") as file:
-                sets = json.load(file)
-            train, val, test = (_items(sets[key], self.image_dir) for key in ("train", "val", "test"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            file = split_files.read(path, SplitFile)
+            train, val, test = (split_files.items(rows, self.image_dir) for rows in (file.train, file.val, file.test))
+        except (OSError, NotSuchAFile) as error:
             raise UserError(
-                f"{path} is not a split file ({type(error).__name__}: {error}); delete it to have a split drawn, or "
-                "download it again"
+                f"{path} is not a split file ({error}); delete it to have a split drawn, or download it again"
             ) from error
         return train, val, test
 
@@ -164,21 +170,36 @@ class FewShotDataset(DatasetBase):
         """
         stem = os.path.join(self.dataset_dir, "split_fewshot", f"shot_{shots}-seed_{seed}")
         if os.path.exists(stem + ".pkl"):
-            print(f"Few-shot images: {stem}.pkl")
+            print(f"Few-shot images: {stem}.pkl, which is CoOp's and has no checksum")
             sets = self.read_coop(stem + ".pkl", "train")
             return sets["train"], sets.get("val", val)
 
-        drawn_from = hashlib.sha256(json.dumps([_rows(s, self.dataset_dir) for s in (train, val)]).encode()).hexdigest()
-        kept = _read_cached(stem + ".json", drawn_from, self.dataset_dir)
+        rows = [split_files.rows(items, self.dataset_dir) for items in (train, val)]
+        drawn_from = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        kept = self.cached_few_shot(stem + ".json", drawn_from)
         if kept:
             print(f"Few-shot images: {stem}.json")
             return kept
         with seeded(seed):
             train = self.generate_fewshot_dataset(train, num_shots=shots)
             val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
-        rows = {key: _rows(items, self.dataset_dir) for key, items in (("train", train), ("val", val))}
-        self.write_cache(stem + ".json", {"drawn_from": drawn_from, **rows})
+        rows = [split_files.rows(items, self.dataset_dir) for items in (train, val)]
+        written = FewShotFile(drawn_from=drawn_from, train=rows[0], val=rows[1])
+        self.write_cache(stem + ".json", split_files.content_of(written))
         return train, val
+
+    def cached_few_shot(self, path: str, drawn_from: str) -> tuple[list[Item], list[Item]] | None:
+        """Few-shot images drawn earlier; None if there are none, if the file is damaged or if the split has changed."""
+        if not os.path.exists(path):
+            return None
+        try:
+            file = split_files.read(path, FewShotFile)
+            if file.drawn_from == drawn_from:
+                train, val = (split_files.items(rows, self.dataset_dir) for rows in (file.train, file.val))
+                return train, val
+        except (OSError, NotSuchAFile) as error:
+            print(f"{path} is damaged ({error}): its images are drawn again")
+        return None
 
     def read_coop(self, path: str, *needed: str) -> dict[str, list[Item]]:
         """A cache of CoOp's as {"train": [Item, ...], ...}, with its paths relocated to this dataset folder.
@@ -233,32 +254,21 @@ class FewShotDataset(DatasetBase):
 
     def data(self, items: Sequence[Item]) -> list[Datum]:
         """Items as Dassl's Datum; each must be an existing file."""
-        gone = next((item for item in items if not os.path.isfile(item.impath)), None)
-        if gone:
-            raise UserError(
-                f"{type(self).__name__}: {gone.impath} is in the split but does not exist; download the images again, "
-                f"or delete the split file and split_fewshot/ in {self.dataset_dir} to have them redrawn"
-            )
+        for item in items:
+            try:
+                regular_file(item.impath)
+            except UserError as error:
+                raise UserError(
+                    f"{type(self).__name__}: {error}, but is in the split; download the images again, or delete the "
+                    f"split file and split_fewshot/ in {self.dataset_dir} to have them redrawn"
+                ) from error
         return [Datum(impath=item.impath, label=item.label, classname=item.classname) for item in items]
 
 
-def _rows(items: Sequence[Item], folder: str) -> list[tuple[str, int, str]]:
-    """Items with paths relative to `folder`, as stored in JSON files."""
-    skip = len(folder) + 1
-    return [(item.impath[skip:].replace(os.sep, "/"), item.label, item.classname) for item in items]
-
-
-def _items(rows: Sequence[Sequence], folder: str) -> list[Item]:
-    return [Item(os.path.join(folder, path), int(label), str(name)) for path, label, name in rows]
-
-
-def _read_cached(path: str, drawn_from: str, folder: str) -> tuple[list[Item], list[Item]] | None:
-    """Few-shot images cached earlier; None if there are none, if they are damaged or if the split has changed."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            kept = json.load(file)
-        if kept["drawn_from"] == drawn_from:
-            return _items(kept["train"], folder), _items(kept["val"], folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+def say_too_few(train: Sequence[Item], shots: int) -> None:
+    """Print on stderr, in one line, the classes that have fewer training images than shots, if there are any."""
+    counts = Counter((item.label, item.classname) for item in train)
+    fewer = [f"{name} {count}" for (_, name), count in counts.items() if count < shots]
+    if fewer:
+        more = f" and {len(fewer) - 10} more" if len(fewer) > 10 else ""
+        print(f"Classes with fewer than {shots} training images: {', '.join(fewer[:10])}{more}", file=sys.stderr)

@@ -5,15 +5,20 @@ their order differs between machines.
 """
 
 import contextlib
+import html
+import io
+import itertools
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any, NamedTuple
 
 from promptbias.utils.errors import UserError
+from promptbias.utils.files import regular_file
 
-DRAWN_BY = "drawn_by"  # key in a split file that was drawn here and is not CoOp's
+from .image_files import ImageFiles
 
 
 class Item(NamedTuple):
@@ -102,17 +107,24 @@ def listing(folder: str) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
+def open_annotation(path: str) -> IO[bytes]:
+    """Open a file; FileNotFoundError if there is none, and UserError if it is a pipe or a device."""
+    if os.path.exists(path):
+        regular_file(path)
+    return open(path, "rb")
+
+
 def text_lines(path: str) -> list[str]:
-    """Stripped lines of a text file, without empty ones."""
-    with open(path, encoding="utf-8") as file:
-        return [line.strip() for line in file if line.strip()]
+    """Stripped lines of a text file in UTF-8, without empty ones."""
+    with open_annotation(path) as file, io.TextIOWrapper(file, encoding="utf-8") as lines:
+        return [line.strip() for line in lines if line.strip()]
 
 
 def read_mat(path: str) -> dict[str, Any]:
     """Read a MATLAB file; FileNotFoundError or ValueError if that fails."""
     from scipy.io import loadmat
 
-    with open(path, "rb") as file:
+    with open_annotation(path) as file:
         try:
             return loadmat(file)
         except Exception as error:  # scipy raises errors of many kinds for a damaged file
@@ -126,15 +138,24 @@ def class_folders(folder: str, names: Mapping[str, str] | None = None, ignored: 
         UserError: a class folder has no images.
     """
     folders = [name for name in listing(folder) if name not in ignored and os.path.isdir(os.path.join(folder, name))]
-    classes = []
+    files, classes = ImageFiles(), []
     for label, name in enumerate(folders):
         path = os.path.join(folder, name)
-        classes.append(
-            [Item(os.path.join(path, image), label, (names or {}).get(name, name)) for image in listing(path)]
-        )
+        classname = (names or {}).get(name, name)
+        classes.append([Item(os.path.join(path, image), label, classname) for image in files.names(path)])
         if not classes[-1]:
             raise UserError(f"class folder {path} has no images; add some, or remove the folder")
+    files.say_left_out(folder)
     return classes
+
+
+def check_encoding(items: Iterable[Item]) -> None:
+    """Raises UserError if a path is not UTF-8, which neither JSON nor CSV files could hold."""
+    for item in items:
+        try:
+            item.impath.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"the name of the file {ascii(item.impath)} is not UTF-8; rename it") from error
 
 
 def subsample_classes(*sets: Sequence[Item], subsample: str) -> tuple[list[Item], ...]:
@@ -160,8 +181,14 @@ def subsample_classes(*sets: Sequence[Item], subsample: str) -> tuple[list[Item]
     )
 
 
+def text_of(name: str) -> str:
+    """A class name as CLIP's tokenizer sees it: two names with the same text cannot be told apart by any method."""
+    plain = html.unescape(html.unescape(unicodedata.normalize("NFKC", name)))
+    return " ".join(plain.replace("_", " ").lower().split())
+
+
 def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_names: bool = False) -> None:
-    """Check that every class has training and test images and a unique name, and that no image is in both sets.
+    """Check that classes count from 0 and have training and test images and a text of their own, and no image is twice.
 
     Args:
         where: the dataset and its folder, for the message
@@ -171,22 +198,44 @@ def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_na
         UserError: one of these does not hold.
     """
     names = _class_names((*train, *test), where)
+    if min(names) < 0:
+        raise UserError(
+            f'{where}: class "{names[min(names)]}" has the label {min(names)}, but labels count from 0; correct its '
+            "split file"
+        )
     for items, kind in ((train, "training"), (test, "test")):
-        lacking = sorted(set(range(max(names) + 1)) - {item.label for item in items})
-        if lacking:
-            name = names.get(lacking[0], lacking[0])
+        labels = {item.label for item in items}
+        lacking = next(label for label in itertools.count() if label not in labels)
+        if lacking <= max(names):
+            name = names.get(lacking, lacking)
             raise UserError(
                 f'{where}: class "{name}" has no {kind} images; add images and delete the split file, or correct it'
             )
-    first: dict[str, int] = {}
-    for label, name in sorted(names.items()):
-        if first.setdefault(name, label) != label and not same_names:
-            raise UserError(f'{where}: classes {first[name]} and {label} are both called "{name}"; rename one')
+    if not same_names:
+        _check_texts(names, where)
     both = {item.impath for item in train}.intersection(item.impath for item in test)
     if both:
         raise UserError(
             f"{where}: {min(both)} is both a training and a test image; if a few-shot cache belongs to another split, "
             "delete it"
+        )
+
+
+def _check_texts(names: Mapping[int, str], where: str) -> None:
+    """Raises UserError if a class has no text, or two have the same."""
+    first: dict[str, int] = {}
+    for label, name in sorted(names.items()):
+        text = text_of(name)
+        if not text:
+            raise UserError(f"{where}: class {label} has no name; give it one")
+        other = first.setdefault(text, label)
+        if other == label:
+            continue
+        if names[other] == name:
+            raise UserError(f'{where}: classes {other} and {label} are both called "{name}"; rename one')
+        raise UserError(
+            f'{where}: classes {other} and {label}, "{names[other]}" and "{name}", are the same text to CLIP, which '
+            f'reads both as "{text}"; rename one'
         )
 
 

@@ -196,7 +196,7 @@ def _on_background(image: Any, name: str, background: str) -> Any:
     flat = pillow.new("RGB", image.size, background)
     flat.paste(image, mask=alpha)
     _say("transparent", name, background)
-    if all(low == high for low, high in flat.getextrema()):
+    if flat.getcolors(1):
         _say("invisible", name, background)
     return flat
 
