@@ -64,7 +64,7 @@ def read(path: str, kind: type[File]) -> File:
     with open(path, "rb") as opened:
         try:
             file = msgspec.json.decode(opened.read(), type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise NotSuchAFile(textwrap.shorten(str(error), 200)) from error
     if file.sha256 and file.sha256 != _digest(msgspec.structs.asdict(file)):
         raise UserError(

@@ -11,7 +11,9 @@ import itertools
 import math
 import os
 import random
+import struct
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -19,6 +21,8 @@ from promptbias.utils.errors import UserError
 from promptbias.utils.files import regular_file
 
 from .image_files import ImageFiles
+
+MAT_HEADER, MAT_COMPRESSED = 128, 15  # bytes, and the tag of a compressed variable, in MATLAB's files
 
 
 class Item(NamedTuple):
@@ -126,9 +130,22 @@ def read_mat(path: str) -> dict[str, Any]:
 
     with open_annotation(path) as file:
         try:
+            _verify_mat(file.read())
+            file.seek(0)
             return loadmat(file)
         except Exception as error:  # scipy raises errors of many kinds for a damaged file
             raise ValueError(f"{path} is not a MATLAB file: {error}") from error
+
+
+def _verify_mat(content: bytes) -> None:
+    """Raises an error if the checksum of a compressed variable is wrong: scipy reads on, and may crash the process."""
+    order = ">" if content[126:128] == b"MI" else "<"
+    at = MAT_HEADER
+    while at < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, at)
+        at += 8 + size
+        if kind == MAT_COMPRESSED:
+            zlib.decompress(content[at - size : at])
 
 
 def class_folders(folder: str, names: Mapping[str, str] | None = None, ignored: Sequence[str] = ()) -> list[list[Item]]:

@@ -71,7 +71,7 @@ def oxford_flowers(root):
     folder = root / "oxford_flowers"
     labels = np.array([[3, 1, 2, 1, 1, 3] * 4 + [2] * 5], dtype=np.uint8)
     images(folder / "jpg", [f"image_{i:05}.jpg" for i in range(1, labels.size + 1)])
-    savemat(folder / "imagelabels.mat", {"labels": labels})
+    savemat(folder / "imagelabels.mat", {"labels": labels}, do_compression=True)
     names = {"2": "hard-leaved pocket orchid", "1": "pink primrose", "3": "rose"}
     (folder / "cat_to_name.json").write_text(json.dumps(names))
     return [names[number] for number in "123"]
@@ -86,7 +86,7 @@ def stanford_cars(root):
     meta = np.empty((1, 3), object)
     meta[0, :] = names
     os.makedirs(folder / "devkit")
-    savemat(folder / "devkit" / "cars_meta.mat", {"class_names": meta})
+    savemat(folder / "devkit" / "cars_meta.mat", {"class_names": meta}, do_compression=True)
     fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
     annotations = (("train", 18, "devkit/cars_train_annos.mat"), ("test", 9, "cars_test_annos_withlabels.mat"))
     for part, count, path in annotations:
@@ -94,7 +94,7 @@ def stanford_cars(root):
         for i in range(count):
             rows[0, i] = (1, 1, 8, 8, i * 5 % 3 + 1, f"{i + 1:05}.jpg")
         images(folder / f"cars_{part}", [f"{i + 1:05}.jpg" for i in range(count)])
-        savemat(folder / path, {"annotations": rows})
+        savemat(folder / path, {"annotations": rows}, do_compression=True)
     return ["2000 AM General Hummer SUV", "2001 Acura Integra Type R", "2012 Ram C/V Cargo Van Minivan"]
 
 
