@@ -26,7 +26,7 @@ FORMATS_NOT_READ = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = (0, 3, 1, 5, 4, 6, 2)  # for its values 2 to 8: FLIP_LEFT_RIGHT, ROTATE_180, ... of Pillow's Transpose
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's names of modes
-WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 
 # What a picture does not show of its file, each said once; see `_say`.
 NOTES = {

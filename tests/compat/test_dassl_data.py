@@ -1,5 +1,7 @@
 """compat/dassl: datasets, few-shot draws, batches, samplers."""
 
+import mmap
+import os
 import pickle
 import random
 from collections import Counter
@@ -19,6 +21,9 @@ from dassl.utils import ImageError, read_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import ToTensor
+
+from promptbias.model import images
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +209,37 @@ def test_an_unreadable_image_is_named(cfg, items, tmp_path, workers):
 
 def test_other_bad_images(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
-    Image.fromarray(np.full((4, 4), 300, dtype=np.uint16)).save(tmp_path / "deep.png")  # Pillow would make it all white
-    for name in ("text.jpg", "missing.jpg", "deep.png"):
+    Image.new("F", (4, 4)).save(tmp_path / "deep.tif")
+    for name in ("text.jpg", "missing.jpg", "deep.tif"):
         with pytest.raises(ImageError, match=name):
             read_image(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_exif_and_background_are_those_of_the_config_and_said_once(cfg, tmp_path, workers, capfd, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    data = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save(path, exif=exif)
+        data.append(Datum(str(path), 0, classname="glass"))
+    cfg.DATALOADER.NUM_WORKERS = workers
+    for turned, background, level in ((False, "white", 1), (True, "black", 0)):
+        monkeypatch.setattr(images, "_said", mmap.mmap(-1, mmap.PAGESIZE))
+        cfg.INPUT.EXIF, cfg.INPUT.BACKGROUND = turned, background
+        seen = [batch["img"] for batch in build_data_loader(cfg, data_source=data, tfm=ToTensor(), batch_size=1)]
+        assert all(torch.equal(image, torch.full_like(image, level)) for image in seen)
+        assert {tuple(image.shape[2:]) for image in seen} == {(4, 2) if turned else (2, 4)}
+        said = capfd.readouterr().err
+        assert said.count("INPUT.EXIF True turns them") == (not turned)
+        assert said.count(f"is put on {background} (INPUT.BACKGROUND)") == 1
+
+
+def test_a_pipe_in_place_of_an_image_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(FileNotFoundError, match="is not a regular file"):
+        Datum(str(tmp_path / "pipe.png"))
 
 
 # samplers

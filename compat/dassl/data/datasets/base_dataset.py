@@ -18,12 +18,13 @@ class Datum:
     Few-shot caches pickle this class by its module and attribute names.
 
     Raises:
-        FileNotFoundError: no file at `impath`.
+        FileNotFoundError: no file at `impath`, or a pipe or a device.
     """
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
         if not os.path.isfile(impath):
-            raise FileNotFoundError(f'the dataset lists "{impath}", which does not exist; check DATASET.ROOT')
+            what = "is not a regular file" if os.path.lexists(impath) else "does not exist"
+            raise FileNotFoundError(f'the dataset lists "{impath}", which {what}; check DATASET.ROOT')
         self._impath = impath
         self._label = label
         self._domain = domain
