@@ -3,7 +3,8 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from promptbias.model.images import image_endings
 
@@ -25,20 +26,26 @@ class ImageFiles:
         self.left_out: Counter[str] = Counter()  # other files, by what is wrong with them
 
     def has_ending(self, name: str) -> bool:
-        return not is_hidden(name) and os.path.splitext(name)[1].lower() in self.endings
+        """Whether a file has the ending of an image and is not hidden."""
+        return not name.startswith(".") and os.path.splitext(name)[1].lower() in self.endings
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the images that lie directly in a folder."""
-        return sorted(e.name for e in os.scandir(folder) if not os.path.isdir(e.path) and self._is_image(e))
+        return sorted(entry.name for entry in os.scandir(folder) if not _is_folder(entry) and self._is_image(entry))
 
-    def below(self, folder: str) -> list[str]:
-        """Sorted paths of the images in a folder and its subfolders, each once, even if links lead to it."""
-        return sorted(self._walk(folder, {_identity(folder)}))
+    def below(self, folders: Sequence[str]) -> list[list[str]]:
+        """Sorted paths of the images in each of some folders and its subfolders, each once, even if links lead to it.
+
+        A link to another of these folders, or to one that contains them, is not followed.
+        """
+        seen = {_identity(folder) for folder in folders}
+        seen |= {_identity(parent) for folder in folders for parent in Path(folder).absolute().parents}
+        return [sorted(self._walk(folder, seen)) for folder in folders]
 
     def _walk(self, folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
         for entry in sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name)):
-            is_folder = os.path.isdir(entry.path)
-            if is_hidden(entry.name) or not (is_folder or self._is_image(entry)):
+            is_folder = _is_folder(entry)
+            if is_hidden(entry.name) if is_folder else not self._is_image(entry):
                 continue
             identity = _identity(entry.path)
             if identity in seen:
@@ -52,11 +59,12 @@ class ImageFiles:
 
     def _is_image(self, entry: os.DirEntry) -> bool:
         """Whether an entry that is no folder is an image; if not, it is counted, unless it is hidden."""
-        if is_hidden(entry.name):
+        if entry.name.startswith("."):
             return False
         if not self.has_ending(entry.name):
-            self.unread[os.path.splitext(entry.name)[1].lower() or "without ending"] += 1
-        elif not os.path.isfile(entry.path):
+            ending = os.path.splitext(entry.name)[1].lower()
+            self.unread[ending if ending[1:].isalnum() and len(ending) < 10 else "without ending"] += 1
+        elif not (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()):
             self.left_out["that are no regular files, or links to nothing"] += 1
         else:
             return True
@@ -78,7 +86,12 @@ class ImageFiles:
             print(f"{folder}: files in class folders are left out: {self.what_is_left_out()}", file=sys.stderr)
 
 
-def _identity(path: str) -> tuple[int, int]:
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder or a link to one; asks the disk only about links."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
     """What tells a file or folder from another, whatever it is called."""
     status = os.stat(path)
     return status.st_dev, status.st_ino

@@ -96,15 +96,16 @@ class ImageFolder(FewShotDataset):
         for name, path in folders.items():
             if name not in names:
                 raise UserError(f"{path} is a class that is not in train/; add it there, or remove it")
+        for name in names:
+            if name not in folders:
+                raise UserError(f"class folder {os.path.join(folder, name)} has no images; add some, or remove it")
         classes = []
-        for label, (name, classname) in enumerate(names.items()):
-            path = folders.get(name, os.path.join(folder, name))
-            images = files.below(path) if name in folders else []
+        for (name, classname), images in zip(names.items(), files.below([folders[name] for name in names])):
             if not images:
                 left_out = files.what_is_left_out()
-                others = f" (of all files so far, these are left out: {left_out})" if left_out else ""
-                raise UserError(f"class folder {path} has no images{others}; add some, or remove it")
-            classes.append([Item(image, label, classname) for image in images])
+                others = f" (of all class folders, these files are left out: {left_out})" if left_out else ""
+                raise UserError(f"class folder {folders[name]} has no images{others}; add some, or remove it")
+            classes.append([Item(image, len(classes), classname) for image in images])
         return classes
 
 

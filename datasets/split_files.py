@@ -18,7 +18,7 @@ from .splits import Item
 Row = tuple[Annotated[str, msgspec.Meta(min_length=1)], Annotated[int, msgspec.Meta(ge=0, lt=2**31)], str]
 
 
-class SplitFile(msgspec.Struct, kw_only=True):
+class SplitFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A split: CoOp's, or one that was drawn here."""
 
     drawn_by: str = ""  # "promptbias", if it was drawn here and is not CoOp's
@@ -28,7 +28,7 @@ class SplitFile(msgspec.Struct, kw_only=True):
     sha256: str = ""  # of all of the above
 
 
-class FewShotFile(msgspec.Struct, kw_only=True):
+class FewShotFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A few-shot draw."""
 
     drawn_from: str  # sha256 of the training and validation images of the split

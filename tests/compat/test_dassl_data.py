@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from animals import COUNTS, as_tensor, make_cfg, make_items

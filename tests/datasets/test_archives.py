@@ -8,8 +8,11 @@ import tarfile
 import zipfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from packing import a_tar, a_zip, everything
 
+from promptbias.datasets import archives
 from promptbias.datasets.archives import unpack
 from promptbias.utils.errors import UserError
 
@@ -104,3 +107,110 @@ def test_no_room_to_unpack(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device.*free some disk space"):
         unpack(archive, [("images", str(tmp_path / "images"))])
     assert os.listdir(tmp_path) == ["a.tar.gz"]
+
+
+# ---- sizes
+
+
+def bomb(path, make, size):
+    """An archive of about a thousandth of the `size` of the file in it."""
+    if make == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("set/1.jpg", bytes(size))
+    elif make == "header":  # a member's header, which tarfile reads into memory, instead of its content
+        with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+            info = tarfile.TarInfo("set/1.jpg")
+            info.pax_headers = {"comment": " " * size}
+            archive.addfile(info)
+    else:
+        name = {"tar.gz": "set/1.jpg", "skipped": "other/1.jpg"}[make]
+        a_tar(path, [("set/0.jpg", b"0"), (name, bytes(size))])
+    return str(path)
+
+
+@pytest.mark.parametrize("make", ["zip", "tar.gz", "skipped", "header"])
+def test_what_unpacks_to_many_times_its_size_is_asked_for(tmp_path, monkeypatch, make):
+    monkeypatch.setattr(archives, "SLACK", 2**20)
+    path = bomb(tmp_path / ("a.zip" if make == "zip" else "a.tar.gz"), make, 8 * 2**20)
+    targets = [("set", str(tmp_path / "images"))]
+    with pytest.raises(UserError, match="unpacks to more than .* bytes, which images do not; .* add --any-size"):
+        unpack(path, targets)
+    assert os.listdir(tmp_path) == [os.path.basename(path)]
+    unpack(path, targets, any_size=True)
+    assert os.listdir(tmp_path / "images")
+
+
+def test_many_empty_files_count_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "SLACK", 0)
+    path = a_tar(tmp_path / "a.tar.gz", [(f"set/{i}.jpg", b"") for i in range(300)])
+    with pytest.raises(UserError, match="unpacks to more than"):
+        unpack(path, [("set", str(tmp_path / "images"))])
+
+
+def test_a_sparse_file_of_a_tar_is_refused(tmp_path):
+    """Its header may promise terabytes of zeros."""
+    info = tarfile.TarInfo("set/1.jpg")
+    info.type = tarfile.GNUTYPE_SPARSE
+    with pytest.raises(UserError, match="is not the expected archive"):
+        unpack(a_tar(tmp_path / "a.tar", [(info, b"")], "w"), [("set", str(tmp_path / "images"))])
+
+
+def test_a_pipe_in_place_of_an_archive(tmp_path):
+    os.mkfifo(tmp_path / "a.zip")
+    with pytest.raises(UserError, match="a.zip is not a regular file"):
+        unpack(str(tmp_path / "a.zip"), [("set", str(tmp_path / "images"))])
+
+
+# ---- anything else
+
+NAMES = (
+    "set/a/1.jpg",
+    "set/a/1.jpg/x",
+    "set/a",
+    "set",
+    "",
+    "\0.jpg",
+    "./",
+    "/",
+    "set/a/..",
+    "set/../../evil",
+    "C:evil",
+)
+NAMES += (f"set/a/{'n' * 300}", f"set/{'d/' * 2500}x", "set/a/\n", "set//a///2.jpg", "\\evil", "set\\a\\4.jpg", "other")
+
+
+def test_a_member_without_a_name(tmp_path):
+    for name in ("", "\0.jpg"):  # zipfile cuts names at a zero byte
+        path = a_zip(tmp_path / "a.zip", [("set/1.jpg", b"1"), (zipfile.ZipInfo(name), b"2")])
+        with pytest.raises(UserError, match="a file in it has no name"):
+            unpack(path, [("set", str(tmp_path / "images"))])
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_any_archive_is_unpacked_inside_or_refused_in_one_sentence(tmp_path_factory, seed):
+    rng, around = random.Random(seed), tmp_path_factory.getbasetemp() / "any_archive"
+    shutil.rmtree(around, ignore_errors=True)
+    (around / "inside").mkdir(parents=True)
+    members = [
+        (zipfile.ZipInfo(rng.choice(NAMES)), rng.randbytes(rng.randrange(900))) for _ in range(rng.randrange(1, 6))
+    ]
+    make = rng.choice(["zip", "tar", "tar.gz"])
+    path = around / f"a.{make}"
+    if make == "zip":
+        a_zip(path, members)
+    else:
+        a_tar(path, [(info.filename, content) for info, content in members], "w" if make == "tar" else "w:gz")
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([0, 0, 1, 4])):
+        where = rng.randrange(len(content))
+        content[where : where + rng.randrange(2)] = rng.randbytes(rng.randrange(3))
+    path.write_bytes(content)
+    try:
+        unpack(str(path), [(rng.choice(["set", "set/a"]), str(around / "inside" / "images"))])
+        assert os.listdir(around / "inside") == ["images"]
+    except UserError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+        assert os.listdir(around / "inside") == []
+    assert sorted(os.listdir(around)) == [f"a.{make}", "inside"]

@@ -4,14 +4,18 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 import types
 
 import pytest
+from conftest import ROOT
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from hypothesis import given
 from hypothesis import strategies as st
 from loading import images, load, plain
 
+from promptbias import datasets
 from promptbias.datasets import reader
 from promptbias.datasets.coop_pickle import read_pickle
 from promptbias.datasets.splits import Item, seeded, subsample_classes
@@ -62,7 +66,7 @@ def test_a_missing_split_is_drawn_once_and_is_the_same_for_every_seed(eurosat, c
     assert random.getstate() == before
     path = eurosat / "eurosat" / "split_zhou_EuroSAT.json"
     written = path.read_text()
-    assert sorted(json.loads(written)) == ["drawn_by", "test", "train", "val"]
+    assert sorted(json.loads(written)) == ["drawn_by", "sha256", "test", "train", "val"]
     assert "not CoOp's" in capsys.readouterr().err
     assert [len(first.train_x), len(first.val), len(first.test)] == [50, 20, 30]
     assert plain(load(eurosat, "EuroSAT", seed=2).test) == plain(first.test)
@@ -107,6 +111,7 @@ def test_cached_few_shots_are_read_and_follow_the_split(eurosat):
     path = eurosat / "eurosat" / "split_fewshot" / "shot_2-seed_1.json"
     kept = json.loads(path.read_text())
     kept["train"].reverse()
+    del kept["sha256"]  # so that a file that was changed on purpose is used
     path.write_text(json.dumps(kept))
     read = load(eurosat, "EuroSAT", 2).train_x
     assert [d.impath for d in read] == [str(eurosat / "eurosat" / p) for p, *_ in kept["train"]]
@@ -292,3 +297,28 @@ def test_seeded_leaves_no_trace():
     random.seed(5)
     with seeded(-1):
         assert random.random() == after
+
+
+# ---- another package called `datasets`
+
+HUGGING_FACE_FIRST = """
+import sys, types
+theirs = sys.modules["datasets"] = types.ModuleType("datasets")  # Hugging Face's, imported before ours
+from promptbias.engine.discovery import register_all
+register_all()
+from promptbias.datasets import prepare
+from dassl.data.datasets import DATASET_REGISTRY
+assert sys.modules["datasets"] is theirs and "Digits" in DATASET_REGISTRY.registered_names()
+prepare.main(["--list"])
+"""
+
+
+def test_another_package_of_the_same_name_may_have_come_first():
+    done = subprocess.run([sys.executable, "-c", HUGGING_FACE_FIRST], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "oxford_pets" in done.stdout, done.stderr
+
+
+def test_who_gets_ours_in_place_of_hugging_faces_is_told():
+    assert not hasattr(datasets, "load_dataset")
+    with pytest.raises(AttributeError, match="has no load_dataset: where Hugging Face's package `datasets` is meant"):
+        datasets.load_dataset  # noqa: B018
