@@ -99,7 +99,7 @@ class ImageFolder(FewShotDataset):
         for name in names:
             if name not in folders:
                 raise UserError(f"class folder {os.path.join(folder, name)} has no images; add some, or remove it")
-        classes = []
+        classes: list[list[Item]] = []
         for (name, classname), images in zip(names.items(), files.below([folders[name] for name in names])):
             if not images:
                 left_out = files.what_is_left_out()

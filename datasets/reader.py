@@ -7,6 +7,8 @@ The layout on disk is CoOp's, so that a data folder that CoOp has used works unc
     $DATA/<dataset_dir>/split_fewshot/shot_16-seed_1.pkl   few-shot images drawn by CoOp; used as they are
     $DATA/<dataset_dir>/split_fewshot/shot_16-seed_1.json  few-shot images drawn here
 
+The two JSON files, where they were written here, carry a checksum of their rows (see split_files.py).
+
 A seed draws the same images as CoOp on Dassl from the same split file. A missing split is drawn with one fixed seed,
 regardless of the seed of the run, so that runs that start at the same time agree on it.
 """

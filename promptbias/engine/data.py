@@ -7,6 +7,7 @@ from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from PIL import ImageColor
 from torch import Tensor
 
+from promptbias.model.images import BACKGROUND
 from promptbias.utils.errors import UserError
 
 from .registry import READING
@@ -25,7 +26,7 @@ def check_reading(cfg: Any) -> None:
             "they are, or put this project's compat/ first on PYTHONPATH"
         )
     try:
-        ImageColor.getrgb(cfg.INPUT.BACKGROUND)
+        ImageColor.getrgb(cfg.INPUT.get("BACKGROUND", BACKGROUND))
     except ValueError as error:
         raise UserError(
             f'INPUT.BACKGROUND is "{cfg.INPUT.BACKGROUND}", but must be a colour such as white, black or "#808080"'

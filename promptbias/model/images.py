@@ -106,12 +106,17 @@ def read_image(path: str | os.PathLike, exif: bool = False, background: str = BA
     Raises:
         ImageError: no such file, or none that holds an image that can be shown; names the file.
     """
+    from PIL import UnidentifiedImageError
+
     path = os.fspath(path)
     try:
         with open_file(path) as image:
             return to_rgb(image, path, exif, background)
     except Exception as error:  # each of Pillow's decoders fails in its own way
         reason = textwrap.shorten(str(error).removeprefix(path) or type(error).__name__, 200)
+        if isinstance(error, UnidentifiedImageError):
+            heif = "; `pip install pillow-heif` reads .heic" if path.lower().endswith((".heic", ".heif")) else ""
+            reason = f"it has no format that Pillow reads here{heif}"
         raise ImageError(
             f"{path} cannot be read as an image ({reason}); replace the file, or remove it from the dataset"
         ) from error

@@ -4,18 +4,14 @@ import json
 import os
 import pickle
 import random
-import subprocess
-import sys
 import types
 
 import pytest
-from conftest import ROOT
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from hypothesis import given
 from hypothesis import strategies as st
 from loading import images, load, plain
 
-from promptbias import datasets
 from promptbias.datasets import reader
 from promptbias.datasets.coop_pickle import read_pickle
 from promptbias.datasets.splits import Item, seeded, subsample_classes
@@ -297,28 +293,3 @@ def test_seeded_leaves_no_trace():
     random.seed(5)
     with seeded(-1):
         assert random.random() == after
-
-
-# ---- another package called `datasets`
-
-HUGGING_FACE_FIRST = """
-import sys, types
-theirs = sys.modules["datasets"] = types.ModuleType("datasets")  # Hugging Face's, imported before ours
-from promptbias.engine.discovery import register_all
-register_all()
-from promptbias.datasets import prepare
-from dassl.data.datasets import DATASET_REGISTRY
-assert sys.modules["datasets"] is theirs and "Digits" in DATASET_REGISTRY.registered_names()
-prepare.main(["--list"])
-"""
-
-
-def test_another_package_of_the_same_name_may_have_come_first():
-    done = subprocess.run([sys.executable, "-c", HUGGING_FACE_FIRST], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "oxford_pets" in done.stdout, done.stderr
-
-
-def test_who_gets_ours_in_place_of_hugging_faces_is_told():
-    assert not hasattr(datasets, "load_dataset")
-    with pytest.raises(AttributeError, match="has no load_dataset: where Hugging Face's package `datasets` is meant"):
-        datasets.load_dataset  # noqa: B018

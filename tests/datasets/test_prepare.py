@@ -17,6 +17,7 @@ from local_server import serve
 from miniatures import eurosat, image
 from packing import a_tar, a_zip, everything
 
+from promptbias import datasets
 from promptbias.datasets import prepare
 from promptbias.datasets.fetches import Fetch, Source
 from promptbias.datasets.sources import SOURCES
@@ -216,3 +217,29 @@ def test_every_source_is_complete():
             assert fetch.file.startswith(source.folder + "/")
             assert not fetch.md5 or re.fullmatch("[0-9a-f]{32}", fetch.md5)
             assert all(result.startswith(source.folder + "/") for result in fetch.results())
+
+
+# ---- another package called `datasets`
+
+HUGGING_FACE_FIRST = """
+import sys, types
+theirs = sys.modules["datasets"] = types.ModuleType("datasets")  # Hugging Face's, imported before ours
+from promptbias.engine.discovery import register_all
+register_all()
+from promptbias.datasets import prepare
+from dassl.data.datasets import DATASET_REGISTRY
+assert sys.modules["datasets"] is theirs and "Digits" in DATASET_REGISTRY.registered_names()
+prepare.main(["--list"])
+"""
+
+
+@pytest.mark.slow
+def test_another_package_of_the_same_name_may_have_come_first():
+    done = subprocess.run([sys.executable, "-c", HUGGING_FACE_FIRST], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "oxford_pets" in done.stdout, done.stderr
+
+
+def test_who_gets_ours_in_place_of_hugging_faces_is_told():
+    assert not hasattr(datasets, "load_dataset")
+    with pytest.raises(AttributeError, match="has no load_dataset: where Hugging Face's package `datasets` is meant"):
+        datasets.load_dataset  # noqa: B018

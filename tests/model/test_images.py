@@ -228,6 +228,13 @@ def test_heif_is_read_where_its_package_is_installed(monkeypatch):
     assert "HEIF" not in read_formats() and called
 
 
+def test_a_file_of_another_format_is_told_so(tmp_path):
+    for name, hint in (("a.jpg", r"reads here\);"), ("a.HEIC", "reads here; `pip install pillow-heif` reads .heic")):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+        with pytest.raises(ImageError, match=f"{name} cannot be read as an image .it has no format that Pillow {hint}"):
+            read_image(tmp_path / name)
+
+
 def test_a_batch_is_read_as_it_is_told_to(tmp_path):
     path = saved(tmp_path / "clear.png", Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
     preprocess = images.default_preprocess(4)
