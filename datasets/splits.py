@@ -12,6 +12,7 @@ import math
 import os
 import random
 import struct
+import sys
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -205,7 +206,9 @@ def text_of(name: str) -> str:
 
 
 def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_names: bool = False) -> None:
-    """Check that classes count from 0 and have training and test images and a text of their own, and no image is twice.
+    """Check that classes count from 0, have training and test images and a text of their own.
+
+    That no image is in both sets is checked too; images that are listed twice in one are said on stderr.
 
     Args:
         where: the dataset and its folder, for the message
@@ -228,6 +231,9 @@ def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_na
             raise UserError(
                 f'{where}: class "{name}" has no {kind} images; add images and delete the split file, or correct it'
             )
+        repeated = len(items) - len({item.impath for item in items})
+        if repeated:
+            print(f"{where}: {repeated:,} of the {kind} images are listed more than once", file=sys.stderr)
     if not same_names:
         _check_texts(names, where)
     both = {item.impath for item in train}.intersection(item.impath for item in test)

@@ -215,6 +215,18 @@ def test_two_classes_of_one_text(textures, name):
         path.write_text(whole)
 
 
+def test_images_that_a_split_of_coop_lists_twice_are_said(textures, capsys):
+    path, whole = textures / SPLIT, (textures / SPLIT).read_text()
+    content = {part: stored for part, stored in json.loads(whole).items() if part in ("train", "val", "test")}
+    content["train"] += content["train"][:2]
+    try:
+        path.write_text(json.dumps(content))
+        load(textures.parent, "DescribableTextures")
+    finally:
+        path.write_text(whole)
+    assert capsys.readouterr().err.endswith(": 2 of the training images are listed more than once\n")
+
+
 # ---- files that are no files, and damaged annotations
 
 
