@@ -31,7 +31,7 @@ THREE_BLOCKS = [
 ]
 
 
-pytest_plugins = ["interp_fixtures"]
+pytest_plugins = ["interp_fixtures", "attack_tally"]
 
 
 @pytest.fixture(scope="session")

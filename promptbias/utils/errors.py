@@ -1,6 +1,7 @@
 """Errors that a user can cause, reported in one sentence."""
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable
 
@@ -11,8 +12,12 @@ from promptbias.utils.startup import defer_unused_imports, disable_malloc_trim
 class UserError(Exception):
     """Something the user can put right. The message says what is wrong and how to fix it, in one sentence.
 
-    The base of all such errors, including ConfigError, ImageError and CheckpointError of the Dassl in compat/.
+    The base of all such errors, including ConfigError, ImageError and CheckpointError of the Dassl in compat/. What
+    another library says, quoted in a message, may have several lines: they become one.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(re.sub(r"\s*\n\s*", " ", message))
 
 
 def nearest(name: str, known: Iterable[str], otherwise: Iterable[str] = ()) -> str:

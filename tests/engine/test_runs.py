@@ -5,15 +5,11 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 
 from promptbias.engine import run_folder
 from promptbias.engine.metrics import per_class_metrics
@@ -204,30 +200,6 @@ def test_a_sampler_whose_epochs_differ_in_length(train_py, tmp_path):
         "4",
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_bits(run, train_py, tmp_path):
-    folder = tmp_path / "killed"
-    options = ["--output-dir", str(folder), "--resume", str(folder), "OPTIM.MAX_EPOCH", "6"]
-    whole = tmp_path / "whole"
-    assert train_py("--output-dir", str(whole), "OPTIM.MAX_EPOCH", "6").returncode == 0
-    # Kill it as soon as an epoch is done: training is then somewhere in a later one.
-    state = folder / "BlockBias" / run_folder.STATE
-
-    def kill(process):
-        while not state.exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-
-    command = train_py.command(*options)
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    kill(process)
-    assert process.wait() == -signal.SIGKILL and not (folder / "results.json").exists()
-    done = train_py(*options)
-    assert done.returncode == 0 and "Resuming from" in done.stdout
-    for key, value in trained(whole, 6)["state_dict"].items():
-        assert torch.equal(value, trained(folder, 6)["state_dict"][key])
 
 
 def test_the_state_of_a_warm_up_includes_what_follows_it():
