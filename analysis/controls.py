@@ -1,4 +1,4 @@
-"""What of the prompt term may be held constant? Accuracy with one factor controlled at a time."""
+"""What of the prompt term may be held constant, and where does it act? Accuracy with one factor controlled."""
 
 import argparse
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ from .figures import Result, style, subplots, theme
 
 U_NAMES = ("u free", "u: mean per position", "u: one mean", "no u")
 MASS_NAMES = ("π free", "π: mean per position", "no π")
-# The effect of prompts in the first rows only, and π as it is: how the panels' points are drawn.
-ROW_NAMES = {"all rows": "all rows", "readout row": "[cls] or EOS only", "other rows": "all other rows only"}
+ROW_NAMES = ("in all rows", "in the [cls] or EOS row only", "in all other rows only")
 
 
 @dataclass
@@ -39,18 +38,30 @@ class Controls:
         """As `correct`, without images: fractions."""
         return self.correct.mean(-1)
 
+    def change(self) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy minus that of the intact model, (...), and its paired 95 % interval, (2, ...)."""
+        return to_intact(self.accuracy), interval(self.correct, to_intact)
+
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
-        """The share of the prompts' gain that each control keeps, and its paired 95 % interval: (...) and (2, ...).
+        """The share of the prompts' gain that a control keeps, (...), and its paired 95 % interval, (2, ...).
 
-        1 is the intact model, 0 the model without u and π. NaN where prompts gain nothing.
+        1 is the intact model, 0 the model without u and π. NaN where the gain's own interval holds 0.
         """
+        low, _ = interval(self.correct, lambda means: -to_intact(means)[..., -1:, -1:, :1])
+        share = np.where(low > 0, kept_share(self.accuracy), np.nan)
+        return share, np.where(low > 0, interval(self.correct, kept_share), np.nan)
 
-        def share(means: np.ndarray) -> np.ndarray:  # (..., controlled, U, MASS, ROWS)
-            full, none = (means[..., i, j, :1][..., None, None, :] for i, j in ((0, 0), (-1, -1)))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return np.where(full == none, np.nan, (means - none) / (full - none))
 
-        return share(self.accuracy), interval(self.correct, share)
+def to_intact(means: np.ndarray) -> np.ndarray:
+    """Accuracies (..., U, MASS, ROWS) minus those of the intact model."""
+    return means - means[..., :1, :1, :1]
+
+
+def kept_share(means: np.ndarray) -> np.ndarray:
+    """Accuracies (..., U, MASS, ROWS) on a scale from 0, without u and π, to 1, the intact model."""
+    full, none = means[..., :1, :1, :1], means[..., -1:, -1:, :1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (means - none) / np.where(full == none, np.nan, full - none)
 
 
 def compute(comparison: Comparison) -> Controls:
@@ -77,21 +88,66 @@ def compute(comparison: Comparison) -> Controls:
 @theme()
 def plot(controls: Controls) -> dict[str, Figure]:
     """One panel per branch or both: a line for each treatment of u and π, a marker for each choice of rows."""
-    figure, axes = subplots(1, len(controls.controlled), height=3.4, sharex=True, sharey=True)
+    figure, axes = subplots(1, len(controls.controlled), height=4.2, sharex=True, sharey=True)
+    change, ends = controls.change()
     lines = [(u, mass) for u in range(len(U)) for mass in range(len(MASS))]
-    for ax, name, accuracy in zip(axes[0], controls.controlled, 100 * controls.accuracy):
-        for row, label in enumerate(ROWS):
-            y = -np.arange(len(lines)) + 0.2 * (1 - row)
-            ax.plot(
-                [accuracy[u, mass, row] for u, mass in lines],
-                y,
-                **{**style(row + 1), "linestyle": "none", "markersize": 4},
-                label=ROW_NAMES[label],
-            )
-        for reference, at, text in ((accuracy[0, 0, 0], 0, "intact"), (accuracy[-1, -1, 0], 1, "no prompts")):
-            ax.axvline(reference, color="0.4", linewidth=0.8, linestyle=["-", (0, (4, 3))][at], label=text)
+    for panel, (ax, name) in enumerate(zip(axes[0], controls.controlled)):
+        ax.axvline(0, color="0.4", linewidth=0.8)
+        ax.axvline(100 * change[panel, -1, -1, 0], color="0.4", linewidth=0.8, linestyle=(0, (4, 3)))
+        for row, label in enumerate(ROW_NAMES):
+            x, (low, high) = 100 * change[panel, ..., row].ravel(), 100 * ends[:, panel, ..., row].reshape(2, -1)
+            y = 0.25 * (1 - row) - np.arange(len(lines))
+            point = {key: style(row + 1)[key] for key in ("marker", "color")} | {"elinewidth": 0.8, "markersize": 4}
+            ax.errorbar(x, y, xerr=np.stack([x - low, high - x]).clip(0), linestyle="none", label=label, **point)
         ax.set_title(PANELS[name])
-        ax.set_xlabel("accuracy (%)")
-    axes[0, 0].set_yticks([-i for i in range(len(lines))], [f"{U_NAMES[u]}, {MASS_NAMES[mass]}" for u, mass in lines])
+        ax.set_xlabel("change of accuracy (points)")
+    axes[0, 0].set_yticks(-np.arange(len(lines)), [f"{U_NAMES[u]}, {MASS_NAMES[mass]}" for u, mass in lines])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return {"controls": figure}
+
+
+def describe(controls: Controls) -> str:
+    return (
+        "With prompts an input gathers (1−π) a v + u: a is the attention among the inputs, π the mass on the prompts, "
+        "u what is gathered from them. Each line controls u and π on their own: free; held at the mean over the few-shot "
+        "training images (in text, over the classes) for each position, that is, the same for all images; held at one "
+        "mean for all positions, that is, a bias; or removed. Each marker says in which rows the prompts act at all; "
+        "the other rows gather a v. Change against the intact model (solid line); dashed: no prompts. Bars: paired "
+        f"95 % bootstrap intervals over {controls.correct.shape[-1]} test images; the seed of training is not in them."
+    )
+
+
+def headlines(controls: Controls) -> list[tuple[str, float]]:
+    share, _ = controls.kept()
+    found = [
+        (f"{name}: constancy per position, mean over blocks", float(constancy.mean()))
+        for name, constancy in controls.constancy.items()
+    ]
+    for at, name in enumerate(controls.controlled):
+        for u, mass, row in np.ndindex(controls.accuracy.shape[1:]):
+            what = f"{PANELS[name]}, {U_NAMES[u]}, {MASS_NAMES[mass]}, {ROW_NAMES[row]}"
+            found.append((f"{what}: accuracy in %", 100 * float(controls.accuracy[at, u, mass, row])))
+            if not np.isnan(share[at, u, mass, row]):
+                found.append((f"{what}: share of the gain kept", float(share[at, u, mass, row])))
+    return found
+
+
+def arrays(controls: Controls) -> dict[str, np.ndarray]:
+    (change, change_interval), (kept, kept_interval) = controls.change(), controls.kept()
+    return {
+        "controlled": np.array(controls.controlled),
+        "u": np.array(U),
+        "mass": np.array(MASS),
+        "rows": np.array(ROWS),
+        "correct": controls.correct,
+        "change": change,
+        "change_interval": change_interval,
+        "kept": kept,
+        "kept_interval": kept_interval,
+        **{f"{name}_constancy": value for name, value in controls.constancy.items()},
+    }
+
+
+def run(comparison: Comparison, args: argparse.Namespace) -> Result:
+    found = compute(comparison)
+    return Result(describe(found), headlines(found), plot(found), arrays(found))

@@ -1,9 +1,9 @@
-"""Controls of the prompt term, each of which changes one factor: what varies with the image, what with the position, where.
+"""Controls of the prompt term, each of which changes one factor: what varies with the image, with the position, where.
 
 With prompts, an input gathers (1 - π) a v + u in each block and head (see `decomposition`). "Dataset bias" in the paper
-means: the same for all images. So u and π are held at their mean over images, position by position, or at one mean for all
-positions, or are removed, each on its own; and all that prompts do is confined to some rows, the others gathering a v as
-if there were no prompts. b_O always stays. In the text branch classes take the place of images.
+means: the same for all images. So u and π are held at their mean over images, position by position, or at one mean for
+all positions, or are removed, each on its own; and all that prompts do is confined to some rows, the others gathering
+a v as if there were no prompts. b_O always stays. In the text branch classes take the place of images.
 """
 
 from typing import NamedTuple
@@ -46,7 +46,7 @@ GRID = [Control(u, mass, rows) for u in U for mass in MASS for rows in ROWS]
 class PositionMeans(RowStatistics):
     """Means over images of u and of π, position by position, and how constant u is.
 
-    Positions are the P inputs of a sample in their order. Of the rows, those of the first set count (`Branch.row_masks`).
+    Positions are the P inputs of a sample in their order. The rows of the first set count (`Branch.row_masks`).
 
     Attributes:
         at: (P,), how many images have the position.
@@ -87,7 +87,7 @@ class PositionMeans(RowStatistics):
         return (self.sum_mass / self.at.clamp(min=1)).float()
 
     def constancy(self) -> Tensor:
-        """E_p |E u|² / E |u|², after W_O, (L,): 1 if u is the same for all images at each position, though not at all."""
+        """E_p |E u|² / E |u|², after W_O, (L,): 1 if u is the same for all images at each position."""
         means = torch.stack([self.project(i, u) for i, u in enumerate(self.mean_u().double())])  # (L, P, D)
         return (self.at * means.square().sum(-1)).sum(-1) / self.square
 
