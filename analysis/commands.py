@@ -42,6 +42,10 @@ FIGURES: dict[str, Command] = {
         shows_compared_runs=False,
         old_names=("mechanism",),
     ),
+    "controls": Command(
+        "accuracy with u and π held constant over images or positions, or confined to some rows: what has to vary?",
+        shows_compared_runs=False,
+    ),
     "constancy": Command("how constant the prompts' contribution is over tokens and images", shows_compared_runs=False),
     "mean-to-bias": Command(
         "accuracy of a stock CLIP with the prompts' mean contribution as biases, without training",

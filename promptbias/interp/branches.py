@@ -37,6 +37,11 @@ class Branch:
     def has_prompts(self) -> bool:
         return self.adapter.prompt_count > 0
 
+    @property
+    def positions(self) -> int:
+        """The largest number of inputs that a sample can have."""
+        raise NotImplementedError
+
     def output_weight(self, i: int) -> Tensor:
         """W_Oᵀ of block i, (D, D) as `nn.Linear` stores it, with what the method makes of it; float32."""
         name, frozen = "attn.out_proj.weight", self.tower.blocks[i].attn.out_proj.weight
@@ -88,6 +93,10 @@ class VisionBranch(Branch):
     def __init__(self, model: TunedCLIP) -> None:
         self.tower, self.adapter = model.vision, model.adapters.vision
 
+    @property
+    def positions(self) -> int:
+        return 1 + self.tower.patches
+
     def forward(self, batch: Tensor, adapter: Adapter) -> Tensor:
         return self.tower(batch, adapter)
 
@@ -107,6 +116,10 @@ class TextBranch(Branch):
 
     def __init__(self, model: TunedCLIP) -> None:
         self.tower, self.adapter = model.text, model.adapters.text
+
+    @property
+    def positions(self) -> int:
+        return self.tower.tokens.shape[1] - self.adapter.prompt_count
 
     def forward(self, batch: Tensor, adapter: Adapter) -> Tensor:
         return self.tower(adapter, batch)
