@@ -1,7 +1,7 @@
 """Intervals for what is measured on the same images: paired bootstrap.
 
 All variants of a comparison see the same images, so that most of the chance in each accuracy is shared. Images are
-drawn again with replacement, the same ones for all variants, and differences, ratios or areas are computed of each draw.
+drawn again with replacement, the same ones for all variants; differences, ratios or areas are computed of each draw.
 """
 
 from collections.abc import Callable
