@@ -42,6 +42,11 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     if cfg.TRAINER.NAME not in tuning_trainers():
         known = ", ".join(sorted(tuning_trainers()))
         raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be loaded; {known} can')
+    backbone = cfg.MODEL.BACKBONE.NAME
+    if os.path.isfile(
+        backbone
+    ):  # a finished run has computed with it as one of OpenAI's, whether the file says so or not
+        cfg.MODEL.BACKBONE.NAME = f"openai:{backbone}"
     cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
     return cfg, tuning_trainers()[cfg.TRAINER.NAME]
 
