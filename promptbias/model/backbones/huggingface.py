@@ -113,8 +113,8 @@ def _from_files(find: Find, name: str) -> Backbone:
     """
     path = find(CONFIG, open_clip.CONFIG)
     found = _read_json(path) if path else {}
-    if found.get("model_type") != "clip" and (path := find(open_clip.CONFIG)):
-        found = _read_json(path)
+    if found.get("model_type") != "clip" and (open_clips := find(open_clip.CONFIG)):
+        found = _read_json(open_clips)
         weights = functools.partial(open_clip.in_files, find, name)
         return open_clip.from_config(name, found.get("model_cfg"), found.get("preprocess_cfg") or {}, weights)
     if path is None:

@@ -2,11 +2,11 @@
 
 import functools
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from promptbias.model.images import Preprocessing
+from promptbias.model.images import OPENAIS, Preprocessing
 from promptbias.utils.errors import UserError, nearest
 
 from .backbone import GELU, QUICK_GELU, Backbone, Branch, State, VisionSize
@@ -48,6 +48,14 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
     vision_cfg: Vision
     text_cfg: Text
     quick_gelu: bool = False
+
+
+class Images(msgspec.Struct):
+    """How images are prepared, in open_clip's words; what else it says (`resize_mode`) is not followed."""
+
+    mean: tuple[float, float, float] = OPENAIS.mean
+    std: tuple[float, float, float] = OPENAIS.std
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
 
 
 def by_name(name: str) -> Backbone:
@@ -115,14 +123,13 @@ def from_config(name: str, config: Any, images: dict[str, Any], weights: Any) ->
         UserError: another architecture than OpenAI's ViT CLIP.
     """
     try:
-        model = msgspec.convert(config, Model)
+        model, prepared = msgspec.convert(config, Model), msgspec.convert(images, Images)
     except msgspec.ValidationError as error:
         raise UserError(
             f"{name} is not of OpenAI's ViT architecture, the only one that is supported: {str(error).lower()}"
         ) from error
     vision, text = model.vision_cfg, model.text_cfg
     activation = QUICK_GELU if model.quick_gelu else GELU
-    stated = {key: images[key] for key in Preprocessing._fields if key in images}
     return Backbone(
         name,
         weights,
@@ -130,5 +137,5 @@ def from_config(name: str, config: Any, images: dict[str, Any], weights: Any) ->
         text=Branch(text.heads, activation),
         image_size=vision.image_size,
         vision_size=VisionSize(vision.width, vision.layers, vision.patch_size),
-        preprocessing=Preprocessing(**stated),
+        preprocessing=Preprocessing(prepared.mean, prepared.std, prepared.interpolation),
     )

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+import warnings
 import zipfile
 from typing import Any
 
@@ -139,7 +140,9 @@ def _read_openais_archive(path: str) -> State:
             f"{path} is an archive with code, and its checksum is not that of one of OpenAI's files, so it is not "
             "opened; if it is meant to be OpenAI's, it is damaged: delete it and download it again"
         )
-    return torch.jit.load(path, map_location="cpu").state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch call torch.jit deprecated
+        return torch.jit.load(path, map_location="cpu").state_dict()
 
 
 def _test_zip(path: str) -> None:
