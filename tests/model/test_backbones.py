@@ -4,12 +4,13 @@ Random weights in narrow versions of each architecture: patches, grids, head wid
 """
 
 import json
-import logging
-from dataclasses import dataclass
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import ROOT  # the path is set there
+from clip_shapes import NARROW, open_clip_config, save_transformers, shaken
+from conftest import ROOT
 
 import promptbias
 from promptbias.dassl_host import provide_dassl
@@ -18,71 +19,10 @@ from promptbias.utils.errors import UserError
 
 provide_dassl()
 their_open_clip = pytest.importorskip("open_clip")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 CLASSES = ["cat", "small dog", "photo camera on three legs"]
 REPO = "someone/some-clip"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The narrow version of an architecture."""
-
-    patch: int
-    grid: int  # patches on a side
-    heads: int  # of the vision branch
-    head_width: int
-    hidden: float = 4.0  # width of the vision MLP in widths of the branch
-    text_heads: int = 1
-
-    @property
-    def pixels(self):
-        return self.patch * self.grid
-
-    @property
-    def width(self):
-        return self.heads * self.head_width
-
-
-SHAPES = {
-    "ViT-B/32": Shape(32, 2, 2, 64),
-    "ViT-B/16": Shape(16, 3, 2, 64),
-    "ViT-L/14": Shape(14, 2, 2, 64, text_heads=2),
-    "ViT-L/14@336px": Shape(14, 4, 2, 64, text_heads=2),
-    "ViT-H/14": Shape(14, 2, 4, 80, text_heads=2),
-    "ViT-g/14": Shape(14, 2, 8, 88, hidden=4.3637, text_heads=2),
-}
-
-
-def shaken(model):
-    """`model` with biases and gains at random as well, which otherwise are 0 and 1 and hide mistakes."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.2 * torch.randn_like(parameter)
-    return model.eval()
-
-
-def save_transformers(shape, folder, activation):
-    sizes = {"num_hidden_layers": 3, "num_attention_heads": shape.heads, "hidden_act": activation}
-    sizes["layer_norm_eps"] = 1e-4  # not the default
-    vision = {**sizes, "hidden_size": shape.width, "intermediate_size": int(shape.width * shape.hidden)}
-    vision |= {"image_size": shape.pixels, "patch_size": shape.patch}
-    width = 64 * shape.text_heads
-    text = {**sizes, "num_attention_heads": shape.text_heads, "num_hidden_layers": 2}
-    text |= {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": 24}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-    model = shaken(transformers.CLIPModel(config))
-    model.save_pretrained(folder)
-    return model
-
-
-def open_clip_config(shape, activation):
-    vision = {"image_size": shape.pixels, "layers": 3, "width": shape.width, "patch_size": shape.patch}
-    vision |= {"head_width": shape.head_width, "mlp_ratio": shape.hidden}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 64 * shape.text_heads, "heads": shape.text_heads}
-    config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {**text, "layers": 2}}
-    return {**config, "quick_gelu": True} if activation == "quick_gelu" else config
 
 
 @pytest.fixture
@@ -132,9 +72,9 @@ def assert_tunes_and_folds(model, images):
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NARROW)
 def test_a_hugging_face_clip(tmp_path, name, activation):
-    shape = SHAPES[name]
+    shape = NARROW[name]
     torch.manual_seed(0)
     theirs = save_transformers(shape, tmp_path, activation)
     model, images = build(str(tmp_path)), torch.randn(3, 3, shape.pixels, shape.pixels)
@@ -149,9 +89,9 @@ def test_a_hugging_face_clip(tmp_path, name, activation):
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NARROW)
 def test_a_checkpoint_of_open_clip(tmp_path, register, name, activation):
-    shape, path = SHAPES[name], tmp_path / "epoch_1.pt"
+    shape, path = NARROW[name], tmp_path / "epoch_1.pt"
     torch.manual_seed(0)
     register("narrow", open_clip_config(shape, activation))
     theirs = shaken(their_open_clip.create_model("narrow"))
@@ -167,7 +107,7 @@ def test_a_checkpoint_of_open_clip(tmp_path, register, name, activation):
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_a_folded_model_is_the_next_backbone_bit_by_bit(tmp_path, register, activation):
-    register("narrow", open_clip_config(SHAPES["ViT-H/14"], activation))
+    register("narrow", open_clip_config(NARROW["ViT-H/14"], activation))
     torch.manual_seed(0)
     torch.save(shaken(their_open_clip.create_model("narrow")).state_dict(), tmp_path / "first.pt")
     model = build(f"open_clip:narrow@{tmp_path}/first.pt")
@@ -186,7 +126,6 @@ def cached(monkeypatch, tmp_path, **files):
     """Files as the hub's cache keeps them, and no network."""
     from huggingface_hub import constants
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     snapshot = tmp_path / f"models--{REPO.replace('/', '--')}" / "snapshots" / "c0ffee"
     if files:
         snapshot.mkdir(parents=True)
@@ -201,7 +140,7 @@ def cached(monkeypatch, tmp_path, **files):
 
 def test_a_hub_name_is_read_from_the_cache_without_network(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    theirs = save_transformers(SHAPES["ViT-B/32"], tmp_path / "model", "gelu")
+    theirs = save_transformers(NARROW["ViT-B/32"], tmp_path / "model", "gelu")
     processor = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 2}
     (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
     cached(monkeypatch, tmp_path / "hub", **{path.name: path for path in (tmp_path / "model").iterdir()})
@@ -216,7 +155,7 @@ def test_a_hub_name_is_read_from_the_cache_without_network(tmp_path, monkeypatch
 def test_open_clips_own_format_is_read_from_a_folder(tmp_path):
     from safetensors.torch import save_file
 
-    config = {"model_cfg": open_clip_config(SHAPES["ViT-H/14"], "gelu"), "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
+    config = {"model_cfg": open_clip_config(NARROW["ViT-H/14"], "gelu"), "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     (tmp_path / "config.json").write_text('{"architecture": "vit"}')  # timm's
     theirs = shaken(their_open_clip.CLIP(**config["model_cfg"]))
@@ -237,10 +176,19 @@ def test_without_network_one_sentence_says_where_the_weights_are_looked_for(tmp_
     assert "\n" not in said
 
 
+@pytest.mark.slow
+def test_commands_which_import_less_of_torchvision_can_import_open_clip():
+    code = (
+        "import promptbias; from promptbias.utils.errors import cli; cli(lambda: promptbias.load_clip('open_clip:a/b'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith('error: open_clip has no model "a"'), done.stderr
+
+
 @pytest.mark.parametrize("name, package", [("hf:a/b", "huggingface_hub"), ("open_clip:ViT-B-16/openai", "open_clip")])
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch, name, package):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
-    with pytest.raises(UserError, match=rf"needs {package}; pip install 'promptbias\[export\]'"):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}.*; pip install 'promptbias\[export\]'"):
         find(name)
 
 
@@ -265,8 +213,8 @@ def test_what_open_clip_cannot_give_is_refused(name, said):
 
 
 def test_weights_of_another_architecture_say_which(tmp_path, register):
-    register("narrow", open_clip_config(SHAPES["ViT-B/16"], "gelu"))
-    register("other", open_clip_config(SHAPES["ViT-L/14"], "gelu"))
+    register("narrow", open_clip_config(NARROW["ViT-B/16"], "gelu"))
+    register("other", open_clip_config(NARROW["ViT-L/14"], "gelu"))
     torch.save(their_open_clip.create_model("other").state_dict(), tmp_path / "clip.pt")
     with pytest.raises(
         UserError, match="patches of 16 pixels, but the weights are one of width 128, 3 blocks and pat.* 14"
@@ -307,7 +255,7 @@ def test_other_weights_in_a_hugging_face_folder_are_refused():
 
 def test_shards_are_put_together(tmp_path):
     torch.manual_seed(0)
-    theirs = save_transformers(SHAPES["ViT-B/32"], tmp_path, "gelu")
+    theirs = save_transformers(NARROW["ViT-B/32"], tmp_path, "gelu")
     theirs.save_pretrained(tmp_path / "sharded", max_shard_size="5MB")
     assert (tmp_path / "sharded" / huggingface.INDEX).exists()
     whole, parts = (find(str(folder)).weights() for folder in (tmp_path, tmp_path / "sharded"))

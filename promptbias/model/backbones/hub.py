@@ -32,11 +32,11 @@ def on_hub(repo: str) -> Find:
     try:
         from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
     except ImportError as error:
-        raise UserError(f"hf:{repo} needs huggingface_hub; pip install 'promptbias[export]'") from error
+        raise UserError(f"hf:{repo} needs huggingface_hub ({error}); pip install 'promptbias[export]'") from error
 
     @functools.cache
     def listing() -> list[str]:
-        return HfApi().list_repo_files(repo)
+        return [file.rfilename for file in HfApi().model_info(repo).siblings or ()]
 
     def find(*names: str) -> str | None:
         try:
@@ -57,7 +57,9 @@ def _what_failed(repo: str, error: Exception) -> str:
         return f"the hub has no model {repo}, or only for those who are logged in (`hf auth login`)"
     if kind == "HFValidationError":
         return f'"{repo}" is not a name on the hub, such as openai/clip-vit-base-patch16'
-    return f"hf:{repo} cannot be fetched ({kind}: {(str(error).strip() or 'no answer').splitlines()[0]})"
+    if kind == "OfflineModeIsEnabled":
+        return f"{repo} is not in the cache of the hub, and HF_HUB_OFFLINE forbids to fetch it"
+    return f"{repo} cannot be fetched from the hub ({kind}: {(str(error).strip() or 'no answer').splitlines()[0]})"
 
 
 def _where(names: tuple[str, ...]) -> str:

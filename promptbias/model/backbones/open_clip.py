@@ -8,6 +8,7 @@ import msgspec
 
 from promptbias.model.images import OPENAIS, Preprocessing
 from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.startup import complete_deferred_imports
 
 from .backbone import GELU, QUICK_GELU, Backbone, Branch, State, VisionSize
 from .hub import Find, on_hub
@@ -64,10 +65,11 @@ def by_name(name: str) -> Backbone:
     Raises:
         UserError: open_clip is not installed, has no such model or tag, or the model has another architecture.
     """
+    complete_deferred_imports()
     try:
         import open_clip
     except ImportError as error:
-        raise UserError(f"{name} needs open_clip; pip install 'promptbias[export]'") from error
+        raise UserError(f"{name} needs open_clip ({error}); pip install 'promptbias[export]'") from error
     words = re.fullmatch(r"([^/@]+)(?:/(.+)|@(.+))", name.removeprefix(PREFIX))
     if not words:
         raise UserError(f'"{name}" must be {PREFIX}<model>/<tag> or {PREFIX}<model>@<file>')
