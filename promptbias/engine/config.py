@@ -22,12 +22,7 @@ from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.paths import HOME
 
 BASE = "_BASE_"
-BACKBONE_INPUT: tuple[str, ...] = (
-    "SIZE",
-    "PIXEL_MEAN",
-    "PIXEL_STD",
-    "INTERPOLATION",
-)  # of INPUT, what a backbone was trained on
+BACKBONE_INPUT = ["SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION"]  # keys of INPUT that belong to a backbone
 LEFT_OUT = ()  # INPUT.SIZE as long as nothing has stated it
 YACS_ERRORS = (KeyError, ValueError, TypeError, AssertionError)
 
@@ -203,8 +198,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 def follow_backbone(cfg: CfgNode, files_name: str, given: Iterable[str]) -> None:
     """Let the images be those that the backbone was trained on.
 
-    INPUT.SIZE where nothing states it; and, where the backbone is another one than the YAML files are written for,
-    everything in INPUT that belongs to a backbone, except what the KEY VALUE pairs state.
+    INPUT.SIZE where nothing states it; and all of BACKBONE_INPUT where the backbone is another one than the YAML files
+    name, since what they say there is for theirs. What the KEY VALUE pairs state stays.
 
     Args:
         files_name: MODEL.BACKBONE.NAME according to the YAML files.
@@ -213,19 +208,19 @@ def follow_backbone(cfg: CfgNode, files_name: str, given: Iterable[str]) -> None
     Raises:
         UserError: there is no such backbone.
     """
-    name, size_is_open = cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE == LEFT_OUT
-    follows = BACKBONE_INPUT if name != files_name else ("SIZE",) if size_is_open else ()
+    name = cfg.MODEL.BACKBONE.NAME
+    follows = BACKBONE_INPUT if files_name not in ("", name) else ["SIZE"] if cfg.INPUT.SIZE == LEFT_OUT else []
     keys = [key for key in follows if f"INPUT.{key}" not in given]
-    if not name or not keys:
+    if not (name and keys):
         return
     from promptbias.model.backbones import find
 
     backbone = find(name)
     mean, std, interpolation = backbone.preprocessing
     stated = {"PIXEL_MEAN": list(mean), "PIXEL_STD": list(std), "INTERPOLATION": interpolation}
-    cfg.INPUT.update({key: stated[key] for key in keys if key != "SIZE"})
-    if "SIZE" in keys:
-        cfg.INPUT.SIZE = (backbone.input_size(),) * 2
+    if "SIZE" in keys:  # only then, since it may have to read the weights
+        stated["SIZE"] = (backbone.input_size(),) * 2
+    cfg.INPUT.update({key: stated[key] for key in keys})
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:

@@ -42,11 +42,9 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     if cfg.TRAINER.NAME not in tuning_trainers():
         known = ", ".join(sorted(tuning_trainers()))
         raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be loaded; {known} can')
-    backbone = cfg.MODEL.BACKBONE.NAME
-    if os.path.isfile(
-        backbone
-    ):  # a finished run has computed with it as one of OpenAI's, whether the file says so or not
-        cfg.MODEL.BACKBONE.NAME = f"openai:{backbone}"
+    # A run has computed with a weights file as with one of OpenAI's, also before the file had to say that it is one.
+    if os.path.isfile(cfg.MODEL.BACKBONE.NAME):
+        cfg.MODEL.BACKBONE.NAME = f"openai:{cfg.MODEL.BACKBONE.NAME}"
     cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
     return cfg, tuning_trainers()[cfg.TRAINER.NAME]
 

@@ -30,7 +30,7 @@ NEEDED = (
     "ln_final.weight",
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys below which training scripts put the weights
-PREFIXES = re.compile(r"(?:module\.|_orig_mod\.|model\.)+")  # of DataParallel, torch.compile and Lightning
+PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # of DataParallel, torch.compile and Lightning
 NO_WEIGHTS = ("attn_mask", "visual.attn_mask")  # buffers that some versions wrote
 # (pattern of a key, what such weights are, what to do): the first that fits is said.
 LOOKS_LIKE = (
@@ -166,7 +166,7 @@ def unwrap(found: Any, path: str) -> State:
             found = found[wrapper]
     if not (isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values())):
         raise UserError(f"{path} is not a CLIP weights file: it does not hold tensors by their names")
-    state = {PREFIXES.sub("", str(key), count=1) if PREFIXES.match(str(key)) else str(key): found[key] for key in found}
+    state = {PREFIXES.sub("", str(key)): value for key, value in found.items()}
     return {key: value for key, value in state.items() if key not in NO_WEIGHTS}
 
 
