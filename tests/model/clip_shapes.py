@@ -40,7 +40,7 @@ NARROW = {
     "ViT-L/14": Shape(14, 2, 2, text_heads=2),
     "ViT-L/14@336px": Shape(14, 4, 2, text_heads=2),
     "ViT-H/14": Shape(14, 2, 4, 80, text_heads=2),
-    "ViT-g/14": Shape(14, 2, 8, 88, hidden=4.3637, text_heads=2),
+    "ViT-g/14": Shape(14, 2, 8, 88, hidden=4.3637, text_heads=2, blocks=1),
 }
 
 
