@@ -59,7 +59,8 @@ def build(
     Args:
         method: name of a method, with its `options` by name; or its config.
         classnames: K names.
-        backbone: a stock CLIP, or what `load_clip` takes: "tiny", one of OpenAI's names, or a weights file.
+        backbone: a stock CLIP, or what `load_clip` takes: "tiny", one of OpenAI's names, a weights file, a Hugging Face
+            folder or "hf:<hub name>", "open_clip:<model>/<tag>".
         template: text with one {} for the class name (default: "a photo of a {}.").
         precision: fp32, fp16, bf16, amp or auto.
         device: where the model goes.
@@ -105,7 +106,7 @@ def tune(
     Args:
         images: folder of class folders, optionally below train/, val/ and test/.
         method: name of a method; its `options` by name, such as depth_text=0.
-        backbone: "tiny", one of OpenAI's names, or a weights file.
+        backbone: by name, as `load_clip` takes it.
         shots: images per class; -1 for all.
         output: folder of the run (default: output/<folder>/<method>/<backbone>_<shots>shots/seed<seed>).
         template: text with one {} for the class name (default: "a photo of a {}.").

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from promptbias.model.loading import import_clip
 from promptbias.utils.errors import cli
-from promptbias.utils.files import atomic_write
+from promptbias.utils.files import atomic_write, checksum
 
 from . import MEAN, STD, WEIGHTS
 from .captions import DIGITS, captions, vocabulary
@@ -225,6 +225,7 @@ def pretrain(steps: int, batch: int, lr: float, seed: int, save_every: int, outp
     metadata = {"architecture": ARCHITECTURE, "pixel_mean": MEAN, "pixel_std": STD, **run.settings}
     with atomic_write(output, "wb") as file:
         file.write(pack(run.clip, run.rows, metadata))
+    print(f"{output} has sha256 {checksum(output)}; tiny_clip.SHA256 must be that of {WEIGHTS}")
     if os.path.exists(state_file):
         os.remove(state_file)
 

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from promptbias.model.backbones import path_of
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
@@ -17,7 +18,7 @@ FREE_OPTIONS = ("PREC", "INIT_STD")
 def metadata(cfg: Any, node: str) -> dict[str, Any]:
     """What a checkpoint must agree with to be loaded. A weights file may lie somewhere else by then."""
     backbone, options = cfg.MODEL.BACKBONE.NAME, cfg.TRAINER[node]
-    named = {} if os.path.exists(backbone) else {"MODEL.BACKBONE.NAME": backbone}
+    named = {} if path_of(backbone) else {"MODEL.BACKBONE.NAME": backbone}
     # -1 means as many as there are blocks, and agrees with any number.
     meant = [key for key in options if key not in FREE_OPTIONS and options[key] != -1]
     return {**named, **{f"TRAINER.{node}.{key}": options[key] for key in meant}}

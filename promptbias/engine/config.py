@@ -22,6 +22,8 @@ from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.paths import HOME
 
 BASE = "_BASE_"
+BACKBONE_INPUT = ["SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION"]  # keys of INPUT that belong to a backbone
+LEFT_OUT = ()  # INPUT.SIZE as long as nothing has stated it
 YACS_ERRORS = (KeyError, ValueError, TypeError, AssertionError)
 
 
@@ -193,6 +195,34 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"there is no config key {key}: {nearest(key, known, siblings or nodes)}"
 
 
+def follow_backbone(cfg: CfgNode, files_name: str, given: Iterable[str]) -> None:
+    """Let the images be those that the backbone was trained on.
+
+    INPUT.SIZE where nothing states it; and all of BACKBONE_INPUT where the backbone is another one than the YAML files
+    name, since what they say there is for theirs. What the KEY VALUE pairs state stays.
+
+    Args:
+        files_name: MODEL.BACKBONE.NAME according to the YAML files.
+        given: the keys of the KEY VALUE pairs.
+
+    Raises:
+        UserError: there is no such backbone.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    follows = BACKBONE_INPUT if files_name not in ("", name) else ["SIZE"] if cfg.INPUT.SIZE == LEFT_OUT else []
+    keys = [key for key in follows if f"INPUT.{key}" not in given]
+    if not (name and keys):
+        return
+    from promptbias.model.backbones import find
+
+    backbone = find(name)
+    mean, std, interpolation = backbone.preprocessing
+    stated = {"PIXEL_MEAN": list(mean), "PIXEL_STD": list(std), "INTERPOLATION": interpolation}
+    if "SIZE" in keys:  # only then, since it may have to read the weights
+        stated["SIZE"] = (backbone.input_size(),) * 2
+    cfg.INPUT.update({key: stated[key] for key in keys})
+
+
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run: defaults, then the dataset's YAML, the method's, the flags, and KEY VALUE pairs.
 
@@ -206,9 +236,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
+    default_size, cfg.INPUT.SIZE = cfg.INPUT.SIZE, LEFT_OUT
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_file(cfg, path)
+    files_name = cfg.MODEL.BACKBONE.NAME
     for node, key, value in (
         (cfg.DATASET, "ROOT", args.root),
         (cfg, "OUTPUT_DIR", args.output_dir),
@@ -224,5 +256,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if value not in (None, ""):
             node[key] = value
     merge_options(cfg, args.opts)
+    follow_backbone(cfg, files_name, args.opts[::2])
+    if cfg.INPUT.SIZE == LEFT_OUT:
+        cfg.INPUT.SIZE = default_size
     cfg.freeze()
     return cfg

@@ -44,6 +44,9 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     if cfg.TRAINER.NAME not in tuning_trainers():
         known = ", ".join(sorted(tuning_trainers()))
         raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be loaded; {known} can')
+    # A run has computed with a weights file as with one of OpenAI's, also before the file had to say that it is one.
+    if os.path.isfile(cfg.MODEL.BACKBONE.NAME):
+        cfg.MODEL.BACKBONE.NAME = f"openai:{cfg.MODEL.BACKBONE.NAME}"
     cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
     return cfg, tuning_trainers()[cfg.TRAINER.NAME]
 

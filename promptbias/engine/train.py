@@ -20,7 +20,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", default="", help="YAML of the method, from configs/trainers/")
     parser.add_argument("--dataset-config-file", default="", help="YAML of the dataset, from configs/datasets/")
     parser.add_argument("--trainer", default="", help="name of the method, such as BiasTuning")
-    parser.add_argument("--backbone", default="", help='CLIP: "tiny", one of OpenAI\'s names, or a weights file')
+    clip_help = "CLIP: tiny, ViT-B/16, a file, hf:<hub name>, open_clip:<model>/<tag>, ... (docs/backbones.md)"
+    parser.add_argument("--backbone", default="", help=clip_help)
     parser.add_argument("--eval-only", action="store_true", help="test without training")
     parser.add_argument("--model-dir", default="", help="with --eval-only: output folder of the run to load")
     parser.add_argument("--load-epoch", type=int, help="with --eval-only: epoch to load (default: best, or last)")

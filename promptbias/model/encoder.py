@@ -22,15 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from promptbias.utils.errors import UserError
-
 from .adapter import OUTSIDE, Adapter
 from .hooks import EMBEDDINGS, FEATURES, IN_MLP, Hookable, Point
 from .layouts import Layout, PaddedBatch, PrefixPackedTexts, Rows, attention_pattern, causal_mask
 from .prepacked_linear import EVERY, linear
 
 TEXTS_AT_ONCE = 1000  # so that memory does not grow with the number of classes beyond
-QUICK_GELU = 1.702  # CLIP's approximation of GELU: u σ(1.702 u)
+QUICK_GELU = 1.702  # OpenAI's approximation of GELU: u σ(1.702 u)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: float = 1.0) -> Tensor:
@@ -56,20 +54,15 @@ class Tower(Hookable, nn.Module):
     Args:
         blocks: the residual attention blocks of the branch, which stay the stock CLIP's own.
         outer: name -> the branch's LayerNorms outside of its blocks.
-
-    Raises:
-        UserError: the blocks are not OpenAI's.
     """
 
     def __init__(self, blocks: Sequence[Any], outer: dict[str, nn.LayerNorm]) -> None:
         super().__init__()
-        activation = type(blocks[0].mlp.gelu).__name__
-        if activation != "QuickGELU":
-            raise UserError(f"this CLIP has {activation} in its blocks, but only OpenAI's QuickGELU is supported")
         self.blocks: Any = blocks
         self.norms = outer
         self.heads: int = blocks[0].attn.num_heads
         self.width: int = blocks[0].attn.embed_dim
+        self.is_quick_gelu = type(blocks[0].mlp.gelu).__name__ == "QuickGELU"
 
     @property
     def outer(self) -> dict[str, Tensor]:
@@ -124,7 +117,8 @@ class Tower(Hookable, nn.Module):
         fc, proj = block.mlp.c_fc, block.mlp.c_proj
         W_fc, b_fc = parameter("mlp.c_fc.weight", fc.weight), parameter("mlp.c_fc.bias", fc.bias)
         W_proj, b_proj = parameter("mlp.c_proj.weight", proj.weight), parameter("mlp.c_proj.bias", proj.bias)
-        if (self.hooks is None or not self.hooks.inside_mlp(i)) and not set(IN_MLP) & set(adapter.attaches_to):
+        untouched = (self.hooks is None or not self.hooks.inside_mlp(i)) and not set(IN_MLP) & set(adapter.attaches_to)
+        if self.is_quick_gelu and untouched:
             # u σ(1.702 u) = silu(1.702 u) / 1.702 keeps one wide tensor for backward instead of three. The factors are
             # applied where tensors are narrow: the first to the layer norm, the second where the result is added.
             wide = linear(layer_norm(x, *ln, QUICK_GELU), W_fc, b_fc * QUICK_GELU)
@@ -132,7 +126,7 @@ class Tower(Hookable, nn.Module):
             return torch.add(x, linear(silu, W_proj, b_proj * QUICK_GELU), alpha=1 / QUICK_GELU)
         h = at("ln_2", layer_norm(x, *ln))
         hidden = at("mlp.hidden", linear(h, W_fc, b_fc), h)
-        activated = hidden * torch.sigmoid(QUICK_GELU * hidden)
+        activated = block.mlp.gelu(hidden)
         return x + at("mlp.out", linear(activated, W_proj, b_proj), activated)
 
     def attention(self, i: int, x: Tensor, rows: Rows, layout: Layout, at, parameter) -> Tensor:

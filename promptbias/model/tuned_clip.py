@@ -14,7 +14,7 @@ from promptbias.utils.errors import UserError
 
 from .adapter import Adapter, Adapters
 from .encoder import TextTower, VisionTower
-from .images import Image, default_preprocess, open_image, to_batch
+from .images import OPENAIS, Image, default_preprocess, open_image, to_batch
 from .method import MethodConfig
 from .precision import DTYPES, resolve_precision
 from .prepacked_linear import version_of
@@ -87,7 +87,8 @@ class TunedCLIP(nn.Module):
         if any(id(parameter) in own for parameter in clip_model.parameters()):
             raise TypeError(f"{type(method).__name__} trains parameters of CLIP itself; attach to them by their names")
         self.open_image: Callable[[Image], Any] = open_image
-        self.preprocess: Callable[[Any], Tensor] = default_preprocess(clip_model.visual.input_resolution)
+        how = getattr(clip_model, "preprocessing", OPENAIS)
+        self.preprocess: Callable[[Any], Tensor] = default_preprocess(clip_model.visual.input_resolution, how)
         self._encoded: tuple[object, Tensor | None] = (None, None)
         self.to(device)
 

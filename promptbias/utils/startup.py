@@ -31,6 +31,17 @@ def defer_unused_imports() -> None:
         sys.meta_path.insert(0, LazyImports())
 
 
+def complete_deferred_imports() -> None:
+    """Execute what LazyImports has put off, and put off nothing more.
+
+    To be called before a package that needs all of torchvision: some of torch's own modules look at every module while
+    they are imported, which would execute the deferred ones in an order in which they cannot be.
+    """
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, LazyImports)]
+    for name in UNUSED:
+        getattr(sys.modules.get(name), "__file__", None)
+
+
 def disable_malloc_trim() -> None:
     """Let glibc keep the memory of freed tensors instead of returning it to the system after every step.
 
