@@ -93,5 +93,6 @@ def find_target(to: str, two_towers: bool = False) -> Target:
     target = getattr(importlib.import_module(f"promptbias.exports.{module}"), name)()
     missing = [package for package, module in target.needs.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise UserError(f'--to {to} needs {", ".join(missing)}; run `pip install "promptbias[export]"`')
+        what, verb = ", ".join(missing), "is" if len(missing) == 1 else "are"
+        raise UserError(f'--to {to} needs {what}, which {verb} not installed; run `pip install "promptbias[export]"`')
     return target
