@@ -11,6 +11,7 @@ from PIL import Image
 
 import promptbias
 from promptbias import cli
+from promptbias.exports.card import licence
 from promptbias.exports.to_torch import ToTorch
 from promptbias.trainers.bias_tuning import BiasTuningConfig
 
@@ -107,6 +108,13 @@ def test_of_what_is_not_the_tuned_model_nothing_remains(tuned, tmp_path, monkeyp
     said = "what torch.export loads is not the tuned model (largest difference of logits"
     refused(said, tuned(BiasTuningConfig()), "torch", tmp_path / "out", images=PICTURES)
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "backbone, said", [("tiny", "MIT"), ("ViT-B/16", "model-card.md"), ("some/weights.pt", "see the source")]
+)
+def test_what_is_known_of_the_licence(backbone, said):
+    assert said in licence(backbone)
 
 
 def test_the_model_itself_is_left_alone(tuned, tmp_path):
