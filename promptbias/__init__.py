@@ -29,6 +29,7 @@ _PUBLIC = {
     "build": "promptbias.api",
     "methods": "promptbias.api",
     "relevancy": "promptbias.api",
+    "export": "promptbias.exports.export",
     "load_clip": "promptbias.model.loading",
     "TunedCLIP": "promptbias.model.tuned_clip",
     "Prediction": "promptbias.model.tuned_clip",
@@ -43,6 +44,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from .api import build, load, methods, relevancy, tune
+    from .exports.export import export
     from .interp.cache import capture, gradients
     from .model.adapter import Adapter, Adapters
     from .model.loading import load_clip

@@ -25,6 +25,9 @@ COMMANDS = {
     "analysis": Command("promptbias.analysis.__main__", "figures, tables and reports of finished runs"),
     "datasets": Command("promptbias.datasets.prepare", "list, fetch and check datasets"),
     "predict": Command("promptbias.predict", "classes and probabilities of images, by a finished run"),
+    "export": Command(
+        "promptbias.exports.command", "the model of a finished run for clip, hf, peft, open_clip, onnx, torch"
+    ),
     "methods": Command("promptbias.methods_table", "the tuning methods: options, where they attach, whether they fold"),
 }
 

@@ -125,7 +125,8 @@ def read_image(path: str | os.PathLike, exif: bool = False, background: str = BA
         with open_file(path) as image:
             return to_rgb(image, path, exif, background)
     except Exception as error:  # each of Pillow's decoders fails in its own way
-        reason = textwrap.shorten(str(error).removeprefix(path) or type(error).__name__, 200)
+        said = getattr(error, "strerror", None) or str(error).removeprefix(path) or type(error).__name__
+        reason = textwrap.shorten(said, 200)
         if isinstance(error, UnidentifiedImageError):
             heif = "; `pip install pillow-heif` reads .heic" if path.lower().endswith((".heic", ".heif")) else ""
             reason = f"it has no format that Pillow reads here{heif}"

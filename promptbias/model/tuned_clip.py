@@ -17,7 +17,7 @@ from .encoder import TextTower, VisionTower
 from .images import OPENAIS, Image, default_preprocess, open_image, to_batch
 from .method import MethodConfig
 from .precision import DTYPES, resolve_precision
-from .prepacked_linear import version_of
+from .prepacked_linear import is_traced, version_of
 from .templates import GENERIC, fill, tokenize, validate_template
 
 
@@ -129,7 +129,7 @@ class TunedCLIP(nn.Module):
 
         Without gradients they are encoded once and kept until something that they depend on changes.
         """
-        if torch.is_grad_enabled() or self.text.hooks is not None:
+        if torch.is_grad_enabled() or self.text.hooks is not None or is_traced():
             return self._encode_text(which)
         state = [version_of(p) for part in (self.adapters.text, self.clip) for p in part.parameters()]
         if self._encoded[0] != state:

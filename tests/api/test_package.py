@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-FLOORS = ["utils", "model", "interp", "engine", "trainers", "datasets", "experiments", "api", "analysis", "cli"]
+FLOORS = [
+    "utils",
+    "model",
+    "interp",
+    "engine",
+    "trainers",
+    "datasets",
+    "experiments",
+    "exports",
+    "api",
+    "analysis",
+    "cli",
+]
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +110,7 @@ print("ok")
 def test_the_console_command_lists_its_commands(installed):
     done = installed(sys.executable, str(installed.site / "bin" / "promptbias"), "--help")
     assert done.returncode == 0
-    for command in ("train", "experiment", "analysis", "datasets", "predict", "methods"):
+    for command in ("train", "experiment", "analysis", "datasets", "predict", "export", "methods"):
         assert re.search(rf"\n +{command}\s", done.stdout)
 
 
