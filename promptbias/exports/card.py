@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 import promptbias
-from promptbias.model.loading import TINY, import_clip
+from promptbias.model.loading import import_clip
 
 from .source import ImageInput, Run, Source
 from .target import Target
@@ -34,7 +34,7 @@ class Facts(msgspec.Struct):
 def licence(backbone: str) -> str:
     """What is known of the licence of the weights."""
     clip, _ = import_clip()
-    if backbone == TINY:
+    if backbone == "tiny":  # our own
         return "MIT, as promptbias"
     return OPENAI if backbone in clip._MODELS else "see the source of the backbone"
 

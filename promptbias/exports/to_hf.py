@@ -167,5 +167,5 @@ class ToHF(Target):
             "from transformers import pipeline\n\n"
             'pipe = pipeline("zero-shot-image-classification", model=".")\n'
             "classes = list(pipe.model.config.id2label.values())\n"
-            f'pipe("some.jpg", candidate_labels=classes, hypothesis_template="{source.model.template}")'
+            f'pipe("some.jpg", candidate_labels=classes, hypothesis_template={json.dumps(source.model.template)})'
         )
