@@ -235,7 +235,7 @@ class TextTower(Tower):
         args = adapter, pack.ids, pack.positions, pack
         if len(self.packs) == 1 or not torch.is_grad_enabled():
             return self.encode(*args)
-        return checkpoint(self.encode, *args, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(self.encode, *args, use_reentrant=False)
 
     def encode(self, adapter: Adapter, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """Token ids (..., N) at positions (N,) -> features (K, joint width)."""
