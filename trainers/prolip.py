@@ -4,8 +4,8 @@ What is trained: a change of the vision branch's projection P (D, joint width), 
 features before it that starts from zero-shot CLIP. Where it attaches: to that parameter. How it merges: the change is
 added to P, and a stock CLIP remains.
 
-The paper's penalty, lambda ‖P − P₀‖² with lambda = 1 / shots, is weight decay of the change: OPTIM.WEIGHT_DECAY is twice
-lambda, 0.125 at 16 shots. It must enter the gradient, as it does in Adam and SGD (not in AdamW).
+The paper's penalty, lambda ‖P − P₀‖² with lambda = 1 / shots, is weight decay of the change: OPTIM.WEIGHT_DECAY is
+twice lambda, 0.125 at 16 shots. It must enter the gradient, as it does in Adam and SGD (not in AdamW).
 """
 
 from dataclasses import dataclass
