@@ -11,8 +11,8 @@ from promptbias.utils.files import atomic_write
 from . import run_folder
 
 BEST = "model-best.pth.tar"
-# Options that do not change what a checkpoint means.
-FREE_OPTIONS = ("PREC", "INIT_STD")
+# Options that change how a method is trained, and not what a checkpoint means.
+FREE_OPTIONS = ("PREC", "INIT_STD", "DROPOUT", "CONSISTENCY", "CONSISTENCY_OF")
 
 
 def metadata(cfg: Any, node: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from promptbias.utils.errors import UserError
 
 from .adapter import Adapter, Adapters
-from .encoder import TextTower, VisionTower
+from .consistency import check_consistency, divergence
+from .encoder import TextTower, Tower, VisionTower
 from .images import OPENAIS, Image, default_preprocess, open_image, to_batch
 from .method import MethodConfig
 from .precision import DTYPES, resolve_precision
@@ -75,6 +76,7 @@ class TunedCLIP(nn.Module):
         self.precision = resolve_precision(precision, device.type)
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().float().exp(), persistent=False)
         clip_model.to(DTYPES[self.precision]).requires_grad_(False)
+        check_consistency(method)
         self.method = method
         self.classnames = list(classnames)
         self.template = method.template_for(validate_template(template or GENERIC, "the template"))
@@ -90,6 +92,7 @@ class TunedCLIP(nn.Module):
         how = getattr(clip_model, "preprocessing", OPENAIS)
         self.preprocess: Callable[[Any], Tensor] = default_preprocess(clip_model.visual.input_resolution, how)
         self._encoded: tuple[object, Tensor | None] = (None, None)
+        self._frozen_text: Tensor | None = None
         self.to(device)
 
     @property
@@ -120,9 +123,7 @@ class TunedCLIP(nn.Module):
 
     def image_features(self, image: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> unit vectors (B, joint width), float32."""
-        with self.autocast():
-            features = self.vision(image, self.adapters.vision)
-        return F.normalize(features.float(), dim=-1)
+        return self._encode(self.vision, image, self.adapters.vision)
 
     def text_features(self, which: Tensor | None = None) -> Tensor:
         """Unit vectors of all classes (K, joint width), or of the classes `which`, float32.
@@ -130,17 +131,34 @@ class TunedCLIP(nn.Module):
         Without gradients they are encoded once and kept until something that they depend on changes.
         """
         if torch.is_grad_enabled() or self.text.hooks is not None or is_traced():
-            return self._encode_text(which)
+            return self._encode(self.text, self.adapters.text, which)
         state = [version_of(p) for part in (self.adapters.text, self.clip) for p in part.parameters()]
         if self._encoded[0] != state:
-            self._encoded = (state, self._encode_text())
+            self._encoded = (state, self._encode(self.text, self.adapters.text))
         features = self._encoded[1]
         assert features is not None
         return features if which is None else features[which]
 
-    def _encode_text(self, which: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        """`image_features` of the CLIP that is tuned, as it was before."""
+        return self._encode(self.vision, image, Adapter())
+
+    @torch.no_grad()
+    def frozen_text_features(self) -> Tensor:
+        """`text_features` of the CLIP that is tuned, as it was before, with words where the method has prompts.
+
+        They are encoded once.
+        """
+        if self._frozen_text is None:
+            texts = fill(self.method.base_template(self.template), self.classnames)
+            tower = TextTower(self.clip, tokenize(texts, self.classnames, self.context_length))
+            self._frozen_text = self._encode(tower.to(self.logit_scale.device), Adapter())
+        return self._frozen_text
+
+    def _encode(self, tower: Tower, *args: Any) -> Tensor:
         with self.autocast():
-            features = self.text(self.adapters.text, which)
+            features = tower(*args)
         return F.normalize(features.float(), dim=-1)
 
     def logits(self, image: Tensor) -> Tensor:
@@ -149,11 +167,13 @@ class TunedCLIP(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (B, 3, S, S) -> logits (B, K); with the adapters in train mode, and labels (B,), the loss."""
-        logits = self.logits(image)
         if not self.adapters.training:
-            return logits
+            return self.logits(image)
         assert label is not None, "in train mode the loss needs labels"
-        return F.cross_entropy(logits, label)
+        features, texts = self.image_features(image), self.text_features()
+        loss = F.cross_entropy(self.logit_scale * features @ texts.t(), label)
+        weight = self.method.consistency
+        return loss + weight * divergence(self, image, features, texts) if weight else loss
 
     @torch.no_grad()
     def predict(self, images: Image | Sequence[Image] | Tensor, batch_size: int = 64) -> Prediction:
