@@ -5,17 +5,13 @@ import base64
 import os
 from dataclasses import dataclass, field
 
-import jinja2
-
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
-from . import figures
+from . import figures, pages
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options, module_of
 from .comparison import Comparison
-
-TEMPLATE = "report.html.j2"
 
 
 @dataclass
@@ -94,8 +90,5 @@ def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
 
 def render(about: dict[str, str], sections: list[Section]) -> str:
     """The page, as HTML."""
-    loader = jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__)))
-    environment = jinja2.Environment(loader=loader, autoescape=True, keep_trailing_newline=True)
-    environment.filters["number"] = figures.format_number
     shown = {key: value for key, value in about.items() if key != "title"}
-    return environment.get_template(TEMPLATE).render(title=about["title"], facts=shown, sections=sections)
+    return pages.render("report.html.j2", title=about["title"], facts=shown, sections=sections)

@@ -81,9 +81,20 @@ def load(folder: str | os.PathLike, precision: str = "fp32", device: str = "cpu"
         device: "cpu" or "cuda".
 
     Raises:
-        UserError: there is no finished run, or its checkpoint or its CLIP's weights cannot be read.
+        UserError: there is no finished run, or its checkpoint or its CLIP's weights cannot be read, or there is no GPU.
     """
-    return load_model(os.fspath(folder), precision, device)
+    return load_model(os.fspath(folder), precision, device_for(device))
+
+
+def device_for(name: str) -> str:
+    """The device itself.
+
+    Raises:
+        UserError: it is a GPU, and there is none.
+    """
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f'the device "{name}" is asked for, but torch finds no GPU here; take "cpu"')
+    return name
 
 
 def tune(

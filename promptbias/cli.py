@@ -24,7 +24,8 @@ COMMANDS = {
     ),
     "analysis": Command("promptbias.analysis.__main__", "figures, tables and reports of finished runs"),
     "datasets": Command("promptbias.datasets.prepare", "list, fetch and check datasets"),
-    "predict": Command("promptbias.predict", "classes and probabilities of images, by a finished run"),
+    "predict": Command("promptbias.predict", "classes and probabilities of images and folders, by a finished run"),
+    "explain": Command("promptbias.analysis.explain", "what speaks for a text in an image, before and after tuning"),
     "export": Command(
         "promptbias.exports.command", "the model of a finished run for clip, hf, peft, open_clip, onnx, torch"
     ),

@@ -114,14 +114,17 @@ def deletion_hits(
     Args:
         texts: text features (K, joint width).
     """
+    features = (features_after_deletion(model, image, order, fraction) for fraction in fractions)
+    return torch.stack([((f @ texts.T).argmax(-1) == label).sum() for f in features]).cpu()
+
+
+@torch.no_grad()
+def features_after_deletion(model: TunedCLIP, image: Tensor, order: Tensor, fraction: float) -> Tensor:
+    """Unit vectors (B, joint width) of images after deleting a fraction of their patches in `order` (B, M)."""
     branch, patches = VisionBranch(model), order.shape[1]
-    hits = []
-    for fraction in fractions:
-        kept = 1 + order[:, round(fraction * patches) :]
-        rows = torch.cat([torch.zeros_like(order[:, :1]), kept], 1)
-        features = branch.features(image, adapter=DropPatches(branch.adapter, rows, patches))
-        hits.append(((features @ texts.T).argmax(-1) == label).sum())
-    return torch.stack(hits).cpu()
+    kept = 1 + order[:, round(fraction * patches) :]
+    rows = torch.cat([torch.zeros_like(order[:, :1]), kept], 1)
+    return branch.features(image, adapter=DropPatches(branch.adapter, rows, patches))
 
 
 def deletion_curves(

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -18,15 +18,9 @@ from .encoder import TextTower, Tower, VisionTower
 from .images import OPENAIS, Image, default_preprocess, open_image, to_batch
 from .method import MethodConfig
 from .precision import DTYPES, resolve_precision
+from .prediction import Prediction
 from .prepacked_linear import is_traced, version_of
 from .templates import GENERIC, fill, tokenize, validate_template
-
-
-class Prediction(NamedTuple):
-    """What `TunedCLIP.predict` returns: the class of each of B images, and the probabilities (B, K) of all classes."""
-
-    names: list[str]
-    probabilities: Tensor
 
 
 class TunedCLIP(nn.Module):
@@ -186,11 +180,19 @@ class TunedCLIP(nn.Module):
         Raises:
             UserError: a file that is not an image, or a tensor of another shape.
         """
-        batch = to_batch(images, self.preprocess, self.vision.visual.input_resolution, self.open_image)
+        given: Sequence[Image] = ()
+        if isinstance(images, Tensor):
+            parts: Sequence[Any] = [images]
+        else:  # files are opened one batch at a time, so that memory does not grow with their number
+            given = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+            parts = [given[i : i + batch_size] for i in range(0, len(given) or 1, batch_size)]
+        size = self.vision.visual.input_resolution
+        batches = (to_batch(part, self.preprocess, size, self.open_image) for part in parts)
         device = self.logit_scale.device
-        logits = torch.cat([self.logits(part.to(device)) for part in batch.split(batch_size)])
+        logits = torch.cat([self.logits(some.to(device)) for batch in batches for some in batch.split(batch_size)])
         probabilities = logits.softmax(-1)
-        return Prediction([self.classnames[k] for k in probabilities.argmax(-1).tolist()], probabilities)
+        names = [self.classnames[k] for k in probabilities.argmax(-1).tolist()]
+        return Prediction(names, probabilities, self.classnames, given)
 
     def fold(self) -> Any:
         """Merge what was trained into the stock CLIP, which then is the tuned model and is returned.

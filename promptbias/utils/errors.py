@@ -1,6 +1,7 @@
 """Errors that a user can cause, reported in one sentence."""
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -43,6 +44,9 @@ def cli(main: Callable[[], int | None]) -> None:
     disable_malloc_trim()
     try:
         sys.exit(main())
+    except BrokenPipeError:  # who reads what is printed, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails to flush it at its end
+        sys.exit(141)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
