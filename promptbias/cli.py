@@ -25,6 +25,10 @@ COMMANDS = {
     "analysis": Command("promptbias.analysis.__main__", "figures, tables and reports of finished runs"),
     "datasets": Command("promptbias.datasets.prepare", "list, fetch and check datasets"),
     "predict": Command("promptbias.predict", "classes and probabilities of images, by a finished run"),
+    "run": Command("promptbias.host.run", "a CoOp, MaPLe or PromptSRC checkout's own train.py, with our trainers"),
+    "attach": Command(
+        "promptbias.host.attach", "put our configs, scripts and import line into a checkout, or take them out"
+    ),
     "methods": Command("promptbias.methods_table", "the tuning methods: options, where they attach, whether they fold"),
 }
 
