@@ -29,7 +29,7 @@ def provide_dassl() -> None:
         return
     if imported:
         raise UserError(
-            f"the Dassl that is imported does not work here ({reason}), and it is too late to use the one of promptbias; "
+            f"the Dassl that is imported does not work here ({reason}), and it is too late to use promptbias's own; "
             "move `import promptbias.plugin` above the first import of dassl, or start with "
             "`python -m promptbias run` in place of `python`"
         )

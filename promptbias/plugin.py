@@ -1,8 +1,8 @@
 """`import promptbias.plugin`: our trainers in any checkout of the CoOp family, wherever the line stands in `train.py`.
 
-Makes `import dassl` work, registers our trainers and their config nodes with it, lets `cfg.merge_from_file` read our YAML
-files, makes the trainers importable as `trainers.ivlp`, `trainers.bias_tuning`, ... beside a checkout's own, shows our
-errors as one sentence, and touches nothing else.
+Makes `import dassl` work, registers our trainers and their config nodes with it, lets `cfg.merge_from_file` read our
+YAML files, makes the trainers importable as `trainers.ivlp`, `trainers.bias_tuning`, ... beside a checkout's own, shows
+our errors as one sentence, and touches nothing else.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""Dassl's config with our methods' options, in a process whose `train.py`, YAML files and trainers may be somebody else's.
+"""Dassl's config with our methods' options, where `train.py`, YAML files and other trainers may be somebody else's.
 
-MaPLe's and PromptSRC's `extend_cfg` replaces TRAINER.IVLP by a node with their defaults. Their trainer must find it there,
-while ours must start from its own. So a config keeps what is merged into a node that is not ours under the name of one
-of ours, and `with_own_options` puts that on our defaults when a trainer of ours is built.
+MaPLe's and PromptSRC's `extend_cfg` replaces TRAINER.IVLP by a node with their defaults. Their trainer must find it
+there, while ours must start from its own. So a config remembers what is merged into a node in the place of one of ours,
+and `with_own_options` merges it into our defaults when a trainer of ours is built.
 """
 
 from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ OURS = "promptbias.trainers."  # what the modules of our own trainers are called
 
 
 class YieldingRegistry(type(TRAINER_REGISTRY)):  # type: ignore[misc]
-    """Dassl's registry of trainers, in which ours give way to a checkout's own of the same name, whichever come first."""
+    """Dassl's registry of trainers; ours give way to a checkout's own of the same name, whichever comes first."""
 
     def register(self, obj: Any = None, force: bool = False) -> Any:
         """As Dassl."""

@@ -15,8 +15,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The script and its arguments."""
     parser = argparse.ArgumentParser(
         prog="promptbias run",
-        description="Run a CoOp, MaPLe or PromptSRC checkout's own train.py, unchanged, with the trainers of promptbias "
-        "registered beside its own: `promptbias run train.py --trainer BiasTuning ...` in place of `python train.py ...`.",
+        description="Run the train.py of a CoOp, MaPLe or PromptSRC checkout, unchanged, with our trainers "
+        "beside its own: `promptbias run train.py --trainer BiasTuning ...` in place of `python train.py ...`.",
     )
     parser.add_argument("script", help="the checkout's script, such as train.py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments, as they are")

@@ -1,4 +1,4 @@
-"""The line `import promptbias.plugin` in a checkout's train.py: where it belongs, and how it is put in and taken out."""
+"""The line `import promptbias.plugin` in a checkout's train.py: where it belongs, and how it goes in and out."""
 
 import ast
 import re
