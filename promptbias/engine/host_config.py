@@ -124,11 +124,17 @@ def with_own_options(cfg: CfgNode, config: type[MethodConfig]) -> CfgNode:
             f"this config was made before promptbias could add TRAINER.{config.node} to it; "
             "move `import promptbias.plugin` to the top of train.py"
         )
-    node = own_node(config.options())
+    node, values = own_node(config.options()), merged.get(config.node, {})
+    for option in values:
+        if option not in node:
+            raise UserError(
+                f"TRAINER.{config.node}.{option} is an option of this checkout's own trainer; "
+                f"ours has {', '.join(sorted(node))}"
+            )
     try:
-        node.merge_from_list([word for pair in merged.get(config.node, {}).items() for word in pair])
+        node.merge_from_list([word for pair in values.items() for word in pair])
     except YACS_ERRORS as error:
-        raise UserError(f"TRAINER.{config.node} of promptbias: {explain(node, error)}") from error
+        raise UserError(f"TRAINER.{config.node}.{explain(node, error)}") from error
     own = cfg.clone()
     if own.is_frozen():
         node.freeze()
