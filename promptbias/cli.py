@@ -29,6 +29,10 @@ COMMANDS = {
     "export": Command(
         "promptbias.exports.command", "the model of a finished run for clip, hf, peft, open_clip, onnx, torch"
     ),
+    "run": Command("promptbias.host.run", "a CoOp, MaPLe or PromptSRC checkout's own train.py, with our trainers"),
+    "attach": Command(
+        "promptbias.host.attach", "put our configs, scripts and import line into a checkout, or take them out"
+    ),
     "methods": Command("promptbias.methods_table", "the tuning methods: options, where they attach, whether they fold"),
 }
 

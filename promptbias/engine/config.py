@@ -90,33 +90,6 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class ConfigNode(CfgNode):
-    """A yacs config whose `merge_from_file` understands `_BASE_`."""
-
-    def merge_from_file(self, cfg_filename: str) -> None:
-        """Merge a YAML file and its bases.
-
-        Raises:
-            OSError, UserError: as `read_yaml`.
-            KeyError, ValueError: as yacs.
-        """
-        self.merge_from_other_cfg(CfgNode(read_yaml(cfg_filename)))
-
-    @classmethod
-    def _decode_cfg_value(cls, value: Any) -> Any:
-        # yacs turns nested mappings into nodes of the root's class and then demands the class of the node that is
-        # there, which is plain CfgNode wherever other code added it.
-        return CfgNode._decode_cfg_value(value)
-
-
-def enable_base_files(cfg: CfgNode) -> None:
-    """Make `cfg.merge_from_file(path)` understand `_BASE_`, and so that of its clones.
-
-    For Dassl's `cfg_default` in other people's checkouts, whose own train.py reads our YAML files.
-    """
-    object.__setattr__(cfg, "__class__", ConfigNode)  # yacs takes plain assignment for a new key
-
-
 def find_file(path: str) -> str:
     """`path` as it is, or, where nothing is there, the file of that name that comes with the package.
 

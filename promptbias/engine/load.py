@@ -10,6 +10,7 @@ from typing import Any
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
+from yacs.config import CfgNode
 
 from promptbias.model.images import open_image
 from promptbias.model.loading import load_clip
@@ -35,20 +36,37 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
             f"the run in {folder} is not finished ({run_folder.RESULTS} is missing); "
             "the command that started it resumes it"
         )
+    name = registered_as(written.get("TRAINER", {}).get("NAME", ""))
+    if name not in tuning_trainers():
+        raise UserError(
+            f'{folder} is a run of "{name}", which cannot be loaded; {", ".join(sorted(tuning_trainers()))} can'
+        )
+    trainer = tuning_trainers()[name]
     cfg = get_cfg_default()
+    drop_foreign_keys(written, cfg, trainer.custom_clip.config.node)
     try:
         cfg.merge_from_other_cfg(written)
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder}/{run_folder.CONFIG} does not fit this version ({error.args[0]})") from error
-    cfg.TRAINER.NAME = registered_as(cfg.TRAINER.NAME)
-    if cfg.TRAINER.NAME not in tuning_trainers():
-        known = ", ".join(sorted(tuning_trainers()))
-        raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be loaded; {known} can')
     # A run has computed with a weights file as with one of OpenAI's, also before the file had to say that it is one.
     if os.path.isfile(cfg.MODEL.BACKBONE.NAME):
         cfg.MODEL.BACKBONE.NAME = f"openai:{cfg.MODEL.BACKBONE.NAME}"
-    cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
-    return cfg, tuning_trainers()[cfg.TRAINER.NAME]
+    cfg.TRAINER.NAME, cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = name, "", False
+    return cfg, trainer
+
+
+def drop_foreign_keys(written: CfgNode, known: CfgNode, own: str) -> None:
+    """Remove from a run's config what a checkout's `extend_cfg` added for other code.
+
+    That is the nodes of all trainers but TRAINER.<own>, and keys of other nodes that are not in `known`.
+    """
+    for key in list(written):
+        if key == "TRAINER":
+            written[key] = CfgNode({name: value for name, value in written[key].items() if name in ("NAME", own)})
+        elif key not in known:
+            del written[key]
+        elif isinstance(written[key], CfgNode) and isinstance(known[key], CfgNode):
+            drop_foreign_keys(written[key], known[key], own)
 
 
 def load_trainer(folder: str, root: str = "") -> TrainerX:

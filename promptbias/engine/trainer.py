@@ -18,6 +18,7 @@ from . import checkpoints, resume, run_folder
 from .checks import check_values
 from .custom_clip import ConfiguredCLIP, device_of, grad_scaler
 from .data import check_reading
+from .host_config import with_own_options
 from .losses import EpochLosses
 from .metrics import results
 
@@ -42,6 +43,9 @@ class TuningTrainer(TrainerX):
     optim: Any
     checkpoint_sha256: str | None = None
     seconds_to_first_step = 0.0
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(with_own_options(cfg, self.custom_clip.config))
 
     def check_cfg(self, cfg: Any) -> None:
         check_values(cfg)

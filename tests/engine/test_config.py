@@ -4,9 +4,7 @@ import glob
 import os
 
 import pytest
-import yaml
 from conftest import ROOT
-from yacs.config import CfgNode
 
 from promptbias.engine import config
 from promptbias.engine.discovery import register_all
@@ -105,35 +103,6 @@ def test_an_unknown_key_of_a_base_is_one_sentence(write):
     write("base.yaml", "OPTIM: {LRR: 1}\n")
     with pytest.raises(UserError, match='top.yaml: there is no config key OPTIM.LRR: did you mean "OPTIM.LR"'):
         config.merge_file(get_cfg_default(), write("top.yaml", "_BASE_: base.yaml\n"))
-
-
-def test_another_checkouts_own_train_py_reads_our_files(write):
-    """It knows `cfg.merge_from_file` only, and adds nodes of yacs' own class."""
-    defaults = CfgNode({"OPTIM": {"LR": 0.0, "NAME": "adam"}, "SIZE": (1, 1)})
-    config.enable_base_files(defaults)
-    cfg = defaults.clone()  # as get_cfg_default() does
-    cfg.TRAINER = CfgNode()
-    cfg.TRAINER.OURS = CfgNode({"DEPTH": 1, "PREC": "auto"})
-    write("base.yaml", "OPTIM: {LR: 1e-5, NAME: sgd}\nSIZE: (2, 2)\n")
-    cfg.merge_from_file(write("top.yaml", "_BASE_: base.yaml\nTRAINER: {OURS: {DEPTH: 3}}\n"))
-    assert cfg.OPTIM.LR == 1e-5 and cfg.OPTIM.NAME == "sgd" and cfg.SIZE == (2, 2)
-    assert dict(cfg.TRAINER.OURS) == {"DEPTH": 3, "PREC": "auto"}
-    cfg.merge_from_list(["TRAINER.OURS.DEPTH", "4"])
-    cfg.merge_from_other_cfg(CfgNode({"OPTIM": {"LR": 2.0}}))
-    assert cfg.TRAINER.OURS.DEPTH == 4 and cfg.OPTIM.LR == 2.0
-    assert yaml.safe_load(cfg.dump())["OPTIM"] == {"LR": 2.0, "NAME": "sgd"}
-    assert not isinstance(CfgNode(), config.ConfigNode)  # nothing else has changed
-
-
-def test_dassls_defaults_read_our_files():
-    from dassl.config import cfg_default
-
-    register_all()
-    cfg = cfg_default.clone()
-    config.enable_base_files(cfg)
-    cfg.clone().merge_from_file(os.path.join(TRAINERS, "IVLP", "vit_b16_shallow.yaml"))
-    cfg.merge_from_file(os.path.join(TRAINERS, "IVLP", "tiny_shallow.yaml"))
-    assert cfg.MODEL.BACKBONE.NAME == "tiny" and cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT == 1
 
 
 def test_a_config_path_is_relative_to_the_working_folder_or_to_the_package(write, monkeypatch, tmp_path):
