@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 from functools import partial
 from typing import Any
@@ -27,7 +26,7 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     """The config of the finished run in `folder`, and its trainer's class.
 
     Raises:
-        UserError: there is no finished run, or not one of this project's trainers.
+        UserError: there is no finished run, it is damaged, or not one of this project's trainers.
     """
     register_all()
     written = run_folder.read_config(folder)
@@ -36,6 +35,7 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
             f"the run in {folder} is not finished ({run_folder.RESULTS} is missing); "
             "the command that started it resumes it"
         )
+    run_folder.read_results(folder)  # refuses what does not count as finished
     name = registered_as(written.get("TRAINER", {}).get("NAME", ""))
     if name not in tuning_trainers():
         raise UserError(
@@ -104,25 +104,15 @@ def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> Tun
     """
     cfg, trainer_class = load_config(folder)
     path = trainer_class.checkpoint_in(folder)
-    classnames = read_classnames(folder)
+    classnames = run_folder.read_results(folder).get("classnames")
     if classnames is None:  # a run of an earlier version, whose class names only the dataset knows
         classnames = load_trainer(folder).dm.dataset.classnames
     cfg.TRAINER[trainer_class.custom_clip.config.node].PREC = precision
     cfg.USE_CUDA = device.startswith("cuda")
     model = trainer_class.custom_clip(cfg, classnames, load_clip(cfg.MODEL.BACKBONE.NAME)).to(device)
     if path:
-        checkpoints.load_into(model, run_folder.load(path), path, cfg, trainer_class.__name__)
+        checkpoints.load_into(model, checkpoints.read_checkpoint(path), path, cfg, trainer_class.__name__)
     with contextlib.redirect_stdout(io.StringIO()):
         model.preprocess = build_transform(cfg, is_train=False)
     model.open_image = partial(open_image, exif=cfg.INPUT.EXIF, background=cfg.INPUT.BACKGROUND)
     return model.eval().requires_grad_(False)
-
-
-def read_classnames(folder: str) -> list[str] | None:
-    """The class names that a run wrote into its results; None if it is of an earlier version."""
-    path = os.path.join(folder, run_folder.RESULTS)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file).get("classnames")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error

@@ -21,6 +21,7 @@ from promptbias.utils.paths import CHECKOUT, IN_CHECKOUT
 PROGRAM = ("-m", "promptbias")
 # In the folder of a run whose loss was not finite: what it said. Without it the run is tried again.
 DIVERGED = "diverged.txt"
+DIVERGENCE = ("the loss is", "the parameters are", "the logits are")  # how it begins
 
 # What cannot change the result of zero-shot CLIP.
 TRAINING_NODES = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.", "DATALOADER.NUM_WORKERS")
@@ -179,7 +180,7 @@ class Run:
             return read_results(self.folder)
         message = (done.stderr.strip() or f"error: stopped with status {done.returncode}").splitlines()[-1]
         message = message.removeprefix("error: ")
-        if not message.startswith("the loss is"):
+        if not message.startswith(DIVERGENCE):
             raise UserError(f"{self.folder}: {message}")
         with atomic_write(os.path.join(self.folder, DIVERGED)) as file:
             file.write(message + "\n")

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import time
 
-PROCESS_START = time.time()  # approximately: commands import this module first
+PROCESS_START = time.perf_counter()  # approximately: commands import this module first
 
 # `import torchvision` imports these, and with them torch's compiler: nearly half of the startup time of a run.
 UNUSED = ("torchvision.models", "torchvision.ops", "torchvision.datasets")

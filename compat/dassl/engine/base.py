@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from dassl.utils import CheckpointError, load_checkpoint, resume_from_checkpoint, save_checkpoint, tolist_if_not
+from dassl.utils import CheckpointError, resume_from_checkpoint, save_checkpoint, tolist_if_not
+from dassl.utils.torchtools import load_weights
 from torch import nn
+
+from promptbias.utils.errors import UserError
 
 __all__ = ["TrainerBase"]
 
@@ -100,7 +103,7 @@ class TrainerBase:
 
         Raises:
             FileNotFoundError: the checkpoint does not exist.
-            CheckpointError: it cannot be read.
+            CheckpointError: it cannot be read, or does not fit.
         """
         if not directory:
             print("No trained model is given, load_model() is skipped")
@@ -108,15 +111,10 @@ class TrainerBase:
         model_file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
         for name in self.get_model_names():
             path = os.path.join(directory, name, model_file)
-            checkpoint = load_checkpoint(path)
-            if "state_dict" not in checkpoint:
-                raise CheckpointError(
-                    f'the checkpoint "{path}" has no "state_dict"; give one that a trainer has written'
-                )
+            checkpoint = load_weights(self._models[name], path)
             result = checkpoint.get("val_result")  # a number only in the best checkpoint on the validation set
             result = f"{result:.1f}" if isinstance(result, float) else result
             print(f"Load {path} to {name} (epoch={checkpoint.get('epoch')}, val_result={result})")
-            self._models[name].load_state_dict(checkpoint["state_dict"])
 
     # one step
 
@@ -163,9 +161,27 @@ class TrainerBase:
             print("No TensorBoard events are written (pip install tensorboard)")
             return
         print(f"Initialize tensorboard (log_dir={log_dir})")
-        self._writer = SummaryWriter(log_dir=log_dir)
+        # Its thread would print a traceback if it could not write: `flush_writer` writes once an epoch instead.
+        self._writer = SummaryWriter(log_dir=log_dir, flush_secs=10**6)
+
+    def flush_writer(self) -> None:
+        """Write the TensorBoard events of an epoch.
+
+        Raises:
+            UserError: they cannot be written, as where the folder was removed.
+        """
+        if self._writer is None:
+            return
+        try:
+            self._writer.flush()
+        except OSError as error:
+            writer, self._writer = self._writer, None  # which would try again at the end
+            raise UserError(
+                f"cannot write TensorBoard events to {writer.log_dir} ({error.strerror}); start the run again"
+            ) from error
 
     def close_writer(self) -> None:
+        self.flush_writer()
         if self._writer is not None:
             self._writer.close()
 
@@ -185,6 +201,7 @@ class TrainerBase:
             self.before_epoch()
             self.run_epoch()
             self.after_epoch()
+            self.flush_writer()
         self.after_train()
 
     def before_train(self) -> None:
