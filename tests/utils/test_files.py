@@ -66,7 +66,7 @@ def test_only_files_are_opened(tmp_path):
     assert regular_file(tmp_path / "link") == str(tmp_path / "link")
     for path, said in ((tmp_path / "pipe", "named pipe"), (tmp_path, "folder"), ("/dev/zero", "device")):
         for function in (regular_file, checksum, is_torchscript):
-            with pytest.raises(UserError, match=f"{path} is a {said}, not a file"):
+            with pytest.raises(UserError, match=f"{path} is not a regular file but a {said}"):
                 function(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         regular_file(tmp_path / "nowhere")
