@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.startup import Terminated
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -144,5 +145,6 @@ def run(args: argparse.Namespace, cfg) -> None:
     elif not args.no_train:
         try:
             trainer.train()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command resumes from the last finished epoch") from None
+        except KeyboardInterrupt as stop:
+            what = "terminated" if isinstance(stop, Terminated) else "interrupted"
+            raise type(stop)(f"{what}; the same command resumes from the last finished epoch") from None

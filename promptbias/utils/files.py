@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -43,10 +44,24 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         raise
 
 
+def regular_file(path: str | os.PathLike) -> str:
+    """`path`, to be opened: reading a named pipe would wait for ever, and a device may never end.
+
+    Raises:
+        OSError: nothing is there, or it may not be looked at; as `open` does.
+        UserError: there is something else than a file.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise UserError(f"{os.fspath(path)} is {kind.get(stat.S_IFMT(mode), 'a device')}, not a file; give a file")
+    return os.fspath(path)
+
+
 def checksum(path: str | os.PathLike, kind: str = "sha256") -> str:
     """Checksum of a file, in hexadecimal digits."""
     digest = hashlib.new(kind)
-    with open(path, "rb") as file:
+    with open(regular_file(path), "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -65,7 +80,7 @@ def regular_file(path: str | os.PathLike) -> None:
 
 def is_torchscript(path: str | os.PathLike) -> bool:
     """Whether a file is a TorchScript archive, which holds code; some versions of `torch.load` run it unasked."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(regular_file(path)):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())

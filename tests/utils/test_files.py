@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write, checksum, is_torchscript
+from promptbias.utils.files import atomic_write, checksum, is_torchscript, regular_file
 
 
 @pytest.mark.parametrize("mode, content", [("w", "grün\n"), ("wb", b"\x00\xff")])
@@ -56,6 +56,20 @@ def test_checksums(tmp_path):
     (tmp_path / "file").write_bytes(content)
     assert checksum(tmp_path / "file") == hashlib.sha256(content).hexdigest()
     assert checksum(tmp_path / "file", "md5") == hashlib.md5(content).hexdigest()
+
+
+def test_only_files_are_opened(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    assert regular_file(tmp_path / "file") == str(tmp_path / "file")
+    assert regular_file(tmp_path / "link") == str(tmp_path / "link")
+    for path, said in ((tmp_path / "pipe", "named pipe"), (tmp_path, "folder"), ("/dev/zero", "device")):
+        for function in (regular_file, checksum, is_torchscript):
+            with pytest.raises(UserError, match=f"{path} is a {said}, not a file"):
+                function(path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        regular_file(tmp_path / "nowhere")
 
 
 @pytest.mark.filterwarnings("ignore")
