@@ -67,17 +67,6 @@ def checksum(path: str | os.PathLike, kind: str = "sha256") -> str:
     return digest.hexdigest()
 
 
-def regular_file(path: str | os.PathLike) -> None:
-    """Refuse what is no regular file: opening a pipe waits for ever, and a device can be read without end.
-
-    Raises:
-        UserError: `path` is missing, or a folder, a pipe or a device.
-    """
-    if not os.path.isfile(path):
-        exists = os.path.lexists(path)
-        raise UserError(f"{os.fspath(path)} {'is not a regular file' if exists else 'does not exist'}")
-
-
 def is_torchscript(path: str | os.PathLike) -> bool:
     """Whether a file is a TorchScript archive, which holds code; some versions of `torch.load` run it unasked."""
     if not zipfile.is_zipfile(regular_file(path)):
