@@ -54,7 +54,7 @@ def regular_file(path: str | os.PathLike) -> str:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-        raise UserError(f"{os.fspath(path)} is {kind.get(stat.S_IFMT(mode), 'a device')}, not a file; give a file")
+        raise UserError(f"{os.fspath(path)} is not a regular file but {kind.get(stat.S_IFMT(mode), 'a device')}")
     return os.fspath(path)
 
 
