@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from promptbias import __version__
-from promptbias.utils.errors import cli
+from promptbias.utils.startup import handle_signals
 
 
 class Command(NamedTuple):
@@ -59,4 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def console() -> None:
     """Entry point of the installed command."""
+    handle_signals()  # before anything that takes a while
+    from promptbias.utils.errors import cli
+
     cli(main)

@@ -1,12 +1,4 @@
-"""A run's config: YAML files with `_BASE_`, flags and KEY VALUE pairs merged into Dassl's defaults.
-
-A YAML may name a file, or a list of files, that it builds on; paths are relative to the YAML itself:
-
-    _BASE_: "../_base_/vit_b16.yaml"
-
-Bases are resolved before yacs sees the file. Of a list the later ones win, the file's own keys win over all of them,
-and nested mappings are merged key by key. A YAML without `_BASE_` is read as it always was.
-"""
+"""A run's config: YAML files with `_BASE_` (`yaml_files`), flags and KEY VALUE pairs merged into Dassl's defaults."""
 
 import argparse
 import glob
@@ -15,13 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.paths import HOME
+from promptbias.utils.yaml_files import read_yaml
 
-BASE = "_BASE_"
 BACKBONE_INPUT = ["SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION"]  # keys of INPUT that belong to a backbone
 LEFT_OUT = ()  # INPUT.SIZE as long as nothing has stated it
 YACS_ERRORS = (KeyError, ValueError, TypeError, AssertionError)
@@ -33,61 +24,6 @@ def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value})
     return flat
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file, with its bases merged in.
-
-    Raises:
-        OSError: `path` cannot be opened.
-        UserError: a file is not YAML or does not hold keys and values, a base is missing or is not a path, or bases
-            form a circle.
-    """
-    return _read_with_bases(path, ())
-
-
-def _read_with_bases(path: str, parents: tuple[str, ...]) -> dict[str, Any]:
-    """`read_yaml`; `parents` are the real paths of the files that led here through `_BASE_`, outermost first."""
-    here = os.path.realpath(path)
-    if here in parents:
-        circle = " -> ".join(os.path.relpath(file, os.path.dirname(here)) for file in (*parents, here))
-        raise UserError(f"{path} is its own base ({circle}); remove one of these {BASE} lines")
-    own = _load_mapping(path)
-    bases = own.pop(BASE, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not (isinstance(bases, list) and all(isinstance(base, str) and base for base in bases)):
-        raise UserError(f"{path}: {BASE} is {bases!r}, but must be the path of a YAML file, or a list of paths")
-    merged: dict[str, Any] = {}
-    for base in bases:
-        base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        if not os.path.isfile(base_path):
-            raise UserError(f"{path}: {BASE} names {base}, but there is no file {os.path.normpath(base_path)}")
-        merged = _merged(merged, _read_with_bases(base_path, (*parents, here)))
-    return _merged(merged, own)
-
-
-def _load_mapping(path: str) -> dict[str, Any]:
-    """The mapping in one YAML file, as it stands there."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = yaml.safe_load(file)
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path} is not YAML: {error.problem}{line}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML in UTF-8: {str(error).splitlines()[0]}") from error
-    if not isinstance(found or {}, dict):
-        raise UserError(f"{path} holds {type(found).__name__} data, but must hold keys and their values")
-    return found or {}
-
-
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `own` in it; mappings that both have are merged likewise."""
-    merged = dict(base)
-    for key, value in own.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
 
 
 def find_file(path: str) -> str:
@@ -117,7 +53,10 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """
     found = find_file(path)
     try:
-        cfg.merge_from_other_cfg(CfgNode(read_yaml(found)))
+        keys = read_yaml(found)
+        if isinstance(keys.get("INPUT"), dict) and isinstance(keys["INPUT"].get("SIZE"), int):
+            keys["INPUT"]["SIZE"] = [keys["INPUT"]["SIZE"]] * 2
+        cfg.merge_from_other_cfg(CfgNode(keys))
     except YACS_ERRORS as error:
         raise UserError(f"{path}: {explain(cfg, error)}") from error
 
@@ -134,7 +73,15 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
         if key not in known:
             raise UserError(unknown_key(key, known))
     try:
-        cfg.merge_from_list(list(options))
+        pairs = zip(options[::2], options[1::2])
+        square = re.compile(r"\d+")  # INPUT.SIZE 224 is (224, 224)
+        cfg.merge_from_list(
+            [
+                word
+                for key, value in pairs
+                for word in (key, f"({value}, {value})" if key == "INPUT.SIZE" and square.fullmatch(value) else value)
+            ]
+        )
     except YACS_ERRORS as error:
         raise UserError(explain(cfg, error)) from error
 
@@ -143,8 +90,11 @@ def check_pairs(options: Sequence[str]) -> None:
     """Refuse options that do not come in pairs.
 
     Raises:
-        UserError: a key without value.
+        UserError: a key without value, or a flag among them.
     """
+    late = next((word for word in options if word.startswith("--")), "")
+    if late:
+        raise UserError(f"{late} stands after a KEY VALUE pair; put flags first, and the pairs after them")
     if len(options) % 2:
         raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} arguments: {' '.join(options)}")
 

@@ -12,8 +12,9 @@ from yacs.config import CfgNode
 
 from promptbias.model.method import MethodConfig
 from promptbias.utils.errors import UserError
+from promptbias.utils.yaml_files import read_yaml
 
-from .config import YACS_ERRORS, explain, find_file, read_yaml
+from .config import YACS_ERRORS, explain, find_file
 
 # Attributes of nodes, kept beside yacs' own in `__dict__`, so that clones have them too.
 OURS = "promptbias_node"  # this node is one of ours

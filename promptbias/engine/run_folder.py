@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import msgspec
 from yacs.config import CfgNode
 
-from promptbias.engine.config import flatten, read_yaml
+from promptbias.engine.config import flatten
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write, remove_partial_files
 from promptbias.utils.seals import read_json, read_text, seal_json, seal_text
+from promptbias.utils.yaml_files import read_yaml
 
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 

@@ -1,10 +1,13 @@
 """Train or test one run, with CoOp's flags. The README shows whole commands."""
 
 import argparse
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.startup import Terminated
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -79,7 +82,8 @@ def eval_checkpoint_sha256(args: argparse.Namespace, cfg) -> str | None:
     return checksum(path) if path else None
 
 
-def start_log(cfg, resuming: bool) -> None:
+@contextlib.contextmanager
+def logged(cfg, resuming: bool) -> Iterator[None]:
     """Send what is printed to log.txt too; the log of an interrupted run is renamed first.
 
     Raises:
@@ -89,6 +93,7 @@ def start_log(cfg, resuming: bool) -> None:
 
     from promptbias.engine import run_folder
 
+    console = sys.stdout
     try:
         if resuming or not os.path.exists(os.path.join(cfg.OUTPUT_DIR, run_folder.RESULTS)):
             run_folder.rotate_log(cfg.OUTPUT_DIR)
@@ -97,6 +102,12 @@ def start_log(cfg, resuming: bool) -> None:
         raise UserError(
             f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir (OUTPUT of the scripts)"
         ) from error
+    try:
+        yield
+    finally:
+        if sys.stdout is not console:
+            sys.stdout.close()
+            sys.stdout = console
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,10 +138,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    start_log(cfg, resuming)
-    print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
-    print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
-    run(args, cfg)
+    with logged(cfg, resuming):
+        print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
+        print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
+        run(args, cfg)
 
 
 def run(args: argparse.Namespace, cfg) -> None:
@@ -144,5 +155,6 @@ def run(args: argparse.Namespace, cfg) -> None:
     elif not args.no_train:
         try:
             trainer.train()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command resumes from the last finished epoch") from None
+        except KeyboardInterrupt as stop:
+            what = "terminated" if isinstance(stop, Terminated) else "interrupted"
+            raise type(stop)(f"{what}; the same command resumes from the last finished epoch") from None

@@ -22,6 +22,7 @@ from .data import check_reading
 from .host_config import with_own_options
 from .losses import EpochLosses, refuse_diverged
 from .metrics import results
+from .predictions import Predictions
 
 
 class TuningTrainer(TrainerX):
@@ -99,8 +100,6 @@ class TuningTrainer(TrainerX):
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
-    parse_batch_test = parse_batch_train
-
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
         loss = self.model(image, label)
@@ -136,6 +135,11 @@ class TuningTrainer(TrainerX):
 
     # Testing
 
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        image, label = self.parse_batch_train(batch)
+        self.predictions.add_images(batch["impath"], label)
+        return image, label
+
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W).
 
@@ -147,10 +151,11 @@ class TuningTrainer(TrainerX):
             raise UserError(
                 "the logits are not finite; train with a lower OPTIM.LR, or set PREC fp32 if the parameters are large"
             )
+        self.predictions.add_logits(logits)
         return logits
 
     def test(self, split: str | None = None) -> float:
-        """Test, and write `results.json` (all but the rounds on the validation set during training).
+        """Test, and write `predictions.csv` and `results.json` (not in the validation rounds during training).
 
         Returns:
             Accuracy in percent.
@@ -163,6 +168,7 @@ class TuningTrainer(TrainerX):
                 run_folder.refuse_training_run(self.output_dir)
             run_folder.write_config(self.cfg, self.output_dir)
         started, trained = time.perf_counter(), self.seconds_trained()
+        self.predictions = Predictions()
         accuracy = super().test(split)
         if split is None:
             seconds = {
@@ -171,6 +177,7 @@ class TuningTrainer(TrainerX):
                 "test": time.perf_counter() - started,
             }
             rounded = {what: round(value, 2) for what, value in seconds.items()}
+            self.predictions.write(self.output_dir, self.lab2cname)
             run_folder.write_results(results(self, accuracy, rounded), self.output_dir)
         return accuracy
 

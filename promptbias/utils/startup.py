@@ -1,27 +1,74 @@
-"""What makes commands start sooner and run faster, called before anything heavy is imported."""
+"""What commands do before anything heavy is imported: signals, deferred imports, memory. Imports next to nothing."""
 
-import ctypes
-import importlib.abc
-import importlib.machinery
-import importlib.util
+import os
+import signal
 import sys
 import time
+from types import FrameType
 
 PROCESS_START = time.perf_counter()  # approximately: commands import this module first
+
+# What a signal makes of a command: its exit status, as shells count it, and what it says.
+STOPS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as of a batch system whose time is up: cleans up wherever Ctrl-C does."""
+
+
+def handle_signals() -> None:
+    """From now on Ctrl-C and SIGTERM end this process as they end a command: in one line, with the usual status.
+
+    While a module is being imported, and at the second signal, it ends at once. Otherwise KeyboardInterrupt or
+    Terminated is raised, so that nothing stays half-written. A signal that the parent process ignores (`nohup`, `&` in
+    a script) stays ignored.
+    """
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker of a data loader, forked from the process that says what happened
+            os._exit(0)
+        if _importing(frame):  # extension modules may swallow an exception, or die of it
+            _exit(number)
+        for each in STOPS:
+            signal.signal(each, lambda number, frame: _exit(number))
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    for number in STOPS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, stop)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether this stack is inside an import statement."""
+    while frame is not None and "importlib._bootstrap" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _exit(number: int) -> None:
+    """End the process without cleaning up."""
+    status, message = STOPS[signal.Signals(number)]
+    os.write(2, f"{message}\n".encode())
+    os._exit(status)
+
 
 # `import torchvision` imports these, and with them torch's compiler: nearly half of the startup time of a run.
 UNUSED = ("torchvision.models", "torchvision.ops", "torchvision.datasets")
 
 
-class LazyImports(importlib.abc.MetaPathFinder):
+class LazyImports:
     """Finds the modules in UNUSED as usual, but executes each only on the first access to one of its attributes."""
 
     def find_spec(self, name, path, target=None):
         if name not in UNUSED:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        from importlib.machinery import PathFinder
+        from importlib.util import LazyLoader
+
+        spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
+            spec.loader = LazyLoader(spec.loader)
         return spec
 
 
@@ -47,6 +94,8 @@ def disable_malloc_trim() -> None:
 
     Otherwise each step requests the same gigabytes again, and the kernel clears them page by page.
     """
+    import ctypes
+
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is not None:

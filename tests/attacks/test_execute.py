@@ -16,9 +16,9 @@ from attack_tally import few_or_many
 
 from promptbias.datasets.coop_pickle import read_pickle
 from promptbias.engine.checkpoints import read_checkpoint
-from promptbias.engine.config import read_yaml
 from promptbias.model.loading import load_clip
 from promptbias.utils.errors import UserError
+from promptbias.utils.yaml_files import read_yaml
 
 
 class Call:

@@ -10,6 +10,7 @@ from promptbias.engine import config
 from promptbias.engine.discovery import register_all
 from promptbias.engine.train import parse_args
 from promptbias.utils.errors import UserError
+from promptbias.utils.yaml_files import read_yaml
 
 TRAINERS = os.path.join(ROOT, "configs", "trainers")
 METHOD_FILES = [
@@ -48,7 +49,7 @@ def resolved():
 def test_a_base_gives_what_a_file_does_not_say(write):
     write("_base_/a.yaml", "OPTIM: {LR: 1, NAME: sgd}\nINPUT:\n  SIZE: (2, 2)\n")
     path = write("m/b.yaml", '_BASE_: "../_base_/a.yaml"\nOPTIM: {LR: 2}\nTRAINER: {X: {Y: 1}}\n')
-    assert config.read_yaml(path) == {
+    assert read_yaml(path) == {
         "OPTIM": {"LR": 2, "NAME": "sgd"},
         "INPUT": {"SIZE": "(2, 2)"},
         "TRAINER": {"X": {"Y": 1}},
@@ -61,15 +62,15 @@ def test_bases_have_bases_and_of_several_the_last_wins(write, monkeypatch, tmp_p
     write("two.yaml", "A: {y: 2}\n")
     path = write("top.yaml", "_BASE_: [one.yaml, two.yaml]\n")
     expected = {"A": {"x": 1, "y": 2, "z": 0, "list": [3]}}
-    assert config.read_yaml(path) == expected
+    assert read_yaml(path) == expected
     monkeypatch.chdir(tmp_path / "..")  # relative to the file, not to the working folder
-    assert config.read_yaml(os.path.join(tmp_path.name, "top.yaml")) == expected
+    assert read_yaml(os.path.join(tmp_path.name, "top.yaml")) == expected
 
 
 def test_two_files_may_share_a_base(write):
     write("root.yaml", "A: 0\nB: 0\n")
     write("one.yaml", "_BASE_: root.yaml\nA: 1\n")
-    assert config.read_yaml(write("top.yaml", "_BASE_: [one.yaml, root.yaml]\n")) == {"A": 0, "B": 0}
+    assert read_yaml(write("top.yaml", "_BASE_: [one.yaml, root.yaml]\n")) == {"A": 0, "B": 0}
 
 
 @pytest.mark.parametrize(
@@ -87,14 +88,14 @@ def test_two_files_may_share_a_base(write):
 def test_a_base_that_cannot_be_is_one_sentence(write, text, said):
     write("other.yaml", "_BASE_: top.yaml\n")
     with pytest.raises(UserError, match=said) as refused:
-        config.read_yaml(write("top.yaml", text))
+        read_yaml(write("top.yaml", text))
     assert "\n" not in str(refused.value)
 
 
 def test_a_damaged_base_is_named(write):
     write("base.yaml", "A:\n\tB: 1\n")
     with pytest.raises(UserError, match=r"base.yaml is not YAML: .* in line 2"):
-        config.read_yaml(write("top.yaml", "_BASE_: base.yaml\n"))
+        read_yaml(write("top.yaml", "_BASE_: base.yaml\n"))
 
 
 def test_an_unknown_key_of_a_base_is_one_sentence(write):
@@ -176,4 +177,4 @@ def test_prompts_of_each_configuration(resolved, backbone, name, number, words, 
 
 def test_the_zero_shot_baseline_needs_no_optimizer():
     for backbone in ("tiny", "vit_b16"):
-        assert "OPTIM" not in config.read_yaml(os.path.join(TRAINERS, "ZeroshotCLIP", backbone + ".yaml"))
+        assert "OPTIM" not in read_yaml(os.path.join(TRAINERS, "ZeroshotCLIP", backbone + ".yaml"))
