@@ -87,11 +87,12 @@ def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -
             f"{comparison.label}; use --select all or more --samples"
         )
     for name, of_model in found.items():
-        for what in set(SharesByImage.MEANS) - set(of_model.means.counts):
-            raise UserError(
-                f"from block {first_block + 1} on, no image has any relevancy ({what}) in {name}; start at an "
-                "earlier --first-block or use more --samples"
-            )
+        for what in SharesByImage.MEANS:
+            if what not in of_model.means:
+                raise UserError(
+                    f"from block {first_block + 1} on, no image has any relevancy ({what}) in {name}; start at an "
+                    "earlier --first-block or use more --samples"
+                )
     plain = found[ZERO_SHOT].means["patches alone"]
     kinds = ["SOS", "prompts", "template words", "class name", end_name(comparison.models.values())]
     return Contribution(
