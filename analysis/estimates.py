@@ -21,6 +21,12 @@ class Estimate(float):
         self.interval, self.std = interval, std
         return self
 
+    @property
+    def whiskers(self) -> tuple[float, float]:
+        """How far the ends of the interval lie below and above; 0 without one."""
+        low, high = self.interval or (self, self)
+        return max(0.0, self - low), max(0.0, high - self)
+
 
 def mean_estimates(by_image: np.ndarray) -> list[Estimate]:
     """Means over images of what was measured of each, (K, I), NaN where it was not, with bootstrap intervals: K."""

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.metrics import auc
 from torch import Tensor
 
 from promptbias.model.adapter import Adapter
@@ -183,6 +182,10 @@ def deletion_curves(
     return {name: {curve: torch.cat(parts, 1).numpy() for curve, parts in of.items()} for name, of in found.items()}
 
 
-def deletion_area(accuracy: Sequence[float] | np.ndarray) -> float:
-    """Area under an accuracy curve over FRACTIONS (trapezoid rule): the mean accuracy along the deletion."""
-    return float(auc(FRACTIONS, accuracy))
+def deletion_area(outcomes: np.ndarray) -> np.ndarray:
+    """Areas under curves (F, ...) over FRACTIONS (trapezoid rule), (...): the mean outcome along the deletion.
+
+    That of the accuracy is the mean of those of the images.
+    """
+    steps = np.diff(FRACTIONS).reshape(-1, *[1] * (np.ndim(outcomes) - 1))
+    return (steps * (np.asarray(outcomes[1:], float) + outcomes[:-1]) / 2).sum(0)

@@ -92,9 +92,7 @@ READERS = {"checkpoint": run_folder.load, "weights": load_clip, "few-shot cache"
 @few_or_many(60, 4 * 3 * 2 * 6 * 10)
 def test_no_pickle_is_executed(tmp_path, tally, attempts):
     marker = str(tmp_path / "executed")
-    ways = list(
-        itertools.product(READERS, (torch_zip, torch_legacy, plain_pickle), (2, 4), PLACES, payloads(marker))
-    )
+    ways = list(itertools.product(READERS, (torch_zip, torch_legacy, plain_pickle), (2, 4), PLACES, payloads(marker)))
     for reader, write, protocol, place, payload in random.Random(0).sample(ways, attempts):
         path = str(tmp_path / "file")
         write(PLACES[place](payloads(marker)[payload]), path, protocol)

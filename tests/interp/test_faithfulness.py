@@ -123,8 +123,9 @@ def test_maps_are_relevancy_of_either_class_and_attention(tuned, images, kind):
 
 
 def test_area_under_straight_lines():
-    assert faithfulness.deletion_area([1.0] * 11) == pytest.approx(1)
-    assert faithfulness.deletion_area([1 - f for f in FRACTIONS]) == pytest.approx(0.5)
+    assert faithfulness.deletion_area(np.ones(11, bool)) == pytest.approx(1)
+    lines = np.stack([1 - np.array(FRACTIONS), np.array(FRACTIONS) / 2], 1)
+    assert faithfulness.deletion_area(lines).tolist() == pytest.approx([0.5, 0.25])
 
 
 @torch.no_grad()
