@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from promptbias.interp.ablations import ABLATED, VARIANTS, variant_accuracies
-from promptbias.interp.accuracy import model_accuracies, wilson_errors
+from promptbias.interp.ablations import ABLATED, VARIANTS, variant_outcomes
+from promptbias.interp.accuracy import model_outcomes
 from promptbias.interp.branches import branches_of, branches_with_prompts
 from promptbias.interp.prompt_term import PromptTerm
 
 from .comparison import ZERO_SHOT, Comparison
+from .estimates import Estimate, mean_estimates
 from .figures import Result, style, subplots, theme, wrap
 
 PANELS = {"vision": "vision branch", "text": "text branch", "both": "both branches"}
@@ -19,23 +20,33 @@ PANELS = {"vision": "vision branch", "text": "text branch", "both": "both branch
 
 @dataclass
 class Ablations:
-    """Accuracy of the tuned run, as a fraction, with parts of what its prompts do.
+    """Outcomes of the tuned run with parts of what its prompts do, on I test images.
 
     Attributes:
-        variants: names of the variants.
+        variants: names of the variants, the intact model first.
         ablated: where they were run: "vision", "text", "both" branches; only those with prompts.
-        accuracy: (len(ablated), len(variants)).
-        references: accuracy of zero-shot CLIP and of the tuned run as it is, by label.
+        correct: (len(ablated), len(variants), I).
+        references: (I,) of zero-shot CLIP and of the tuned run as it is, by label.
         m: (L, D) by branch: the mean of u before W_O, with the heads side by side.
-        images: number of test images.
     """
 
     variants: list[str]
     ablated: list[str]
-    accuracy: np.ndarray
-    references: dict[str, float]
+    correct: np.ndarray
+    references: dict[str, np.ndarray]
     m: dict[str, np.ndarray]
-    images: int
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """(len(ablated), len(variants)), as a fraction."""
+        return self.correct.mean(-1)
+
+    @property
+    def changes(self) -> list[list[Estimate]]:
+        """Points that each variant gains on the intact model, of each branch, with paired intervals."""
+        by_image = 100 * (self.correct.astype(float) - self.correct[:, :1])
+        flat = mean_estimates(by_image.reshape(-1, by_image.shape[-1]))
+        return [flat[i : i + len(self.variants)] for i in range(0, len(flat), len(self.variants))]
 
 
 def compute(comparison: Comparison) -> Ablations:
@@ -49,16 +60,15 @@ def compute(comparison: Comparison) -> Ablations:
         branch.name: PromptTerm(branch).stream(branch.inputs(comparison.batches("mean of u", "train"))).mean_u()
         for branch in branches_of(comparison.tuned)
     }
-    accuracy, count = variant_accuracies(comparison.tuned, m, comparison.batches("variants"))
+    correct = variant_outcomes(comparison.tuned, m, comparison.batches("variants")).numpy()
     references = {label: comparison.models[label] for label in (ZERO_SHOT, comparison.label)}
     ablated = [name for name in ABLATED if name in with_prompts or len(with_prompts) == 2]
     return Ablations(
         variants=list(VARIANTS),
         ablated=ablated,
-        accuracy=accuracy.numpy()[[ABLATED.index(name) for name in ablated]],
-        references=model_accuracies(references, comparison.batches("zero-shot and tuned")),
+        correct=correct[[ABLATED.index(name) for name in ablated]],
+        references=model_outcomes(references, comparison.batches("zero-shot and tuned")),
         m={name: value.cpu().numpy() for name, value in m.items()},
-        images=count,
     )
 
 
@@ -68,11 +78,12 @@ def plot(ablations: Ablations) -> dict[str, Figure]:
     figure, axes = subplots(1, len(ablations.ablated), height=3.2, sharey=True, sharex=True)
     y = np.arange(len(ablations.variants))[::-1]
     behind_number = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    for ax, ablated, accuracy in zip(axes[0], ablations.ablated, ablations.accuracy):
+    panels = zip(axes[0], ablations.ablated, ablations.accuracy, ablations.changes)
+    for ax, ablated, accuracy, changes in panels:
         for model, (label, reference) in enumerate(ablations.references.items()):
             line = {key: value for key, value in style(model).items() if key != "marker"}
-            ax.axvline(100 * reference, linewidth=1, label=label if model == 0 else f"{label}, intact", **line)
-        error = 100 * wilson_errors(accuracy, ablations.images)
+            ax.axvline(100 * reference.mean(), linewidth=1, label=label if model == 0 else f"{label}, intact", **line)
+        error = np.transpose([change.whiskers for change in changes])
         ax.errorbar(100 * accuracy, y, xerr=error, fmt="o", color="#333333", elinewidth=1, markersize=4)
         for at, percent in zip(y, 100 * accuracy):
             above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
@@ -93,8 +104,9 @@ def describe(ablations: Ablations) -> str:
         "prompts; u: what is gathered from the prompts; m: mean of u over the few-shot training images (in text, over "
         "the classes), one vector per block, that is, a bias. If prompts worked through attention alone, “no prompt "
         "values” and attention patched from the tuned model would keep the accuracy of the full model; if they worked "
-        "as a bias alone, “no rescaling”, mean ablation and attention patched from the base model would. Bars: 95 % "
-        f"Wilson intervals for {ablations.images} test images."
+        "as a bias alone, “no rescaling”, mean ablation and attention patched from the base model would. Bars: paired "
+        "95 % bootstrap intervals of the difference from the full model on the same "
+        f"{ablations.correct.shape[-1]} test images; the seed of training is not in them."
     )
     if "text" in ablations.ablated:
         text += (
@@ -106,12 +118,15 @@ def describe(ablations: Ablations) -> str:
 
 
 def headlines(ablations: Ablations) -> list[tuple[str, float]]:
-    found = [(f"{label}: accuracy in %", 100 * accuracy) for label, accuracy in ablations.references.items()]
-    return found + [
-        (f"{variant}, {PANELS[ablated]}: accuracy in %", 100 * float(accuracy))
-        for ablated, row in zip(ablations.ablated, ablations.accuracy)
-        for variant, accuracy in zip(ablations.variants, row)
+    found: list[tuple[str, float]] = [
+        (f"{label}: accuracy in %", 100 * float(correct.mean())) for label, correct in ablations.references.items()
     ]
+    for ablated, row, changes in zip(ablations.ablated, ablations.accuracy, ablations.changes):
+        for variant, accuracy, change in zip(ablations.variants, row, changes):
+            found.append((f"{variant}, {PANELS[ablated]}: accuracy in %", 100 * float(accuracy)))
+            if variant != ablations.variants[0]:
+                found.append((f"{variant}, {PANELS[ablated]}: change from {ablations.variants[0]}, points", change))
+    return found
 
 
 def arrays(ablations: Ablations) -> dict[str, np.ndarray]:
@@ -119,7 +134,9 @@ def arrays(ablations: Ablations) -> dict[str, np.ndarray]:
         "variants": np.array(ablations.variants),
         "ablated": np.array(ablations.ablated),
         "accuracy": ablations.accuracy,
-        "images": np.array(ablations.images),
+        "correct": ablations.correct,
+        "change_interval": np.array([[change.interval for change in row] for row in ablations.changes]),
+        **{f"{label}: correct": correct for label, correct in ablations.references.items()},
         **{f"{name}_m": value for name, value in ablations.m.items()},
     }
 

@@ -8,44 +8,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from promptbias.interp.relevancy import relevancy, shares
-from promptbias.interp.statistics import Means, column_masks, rank_correlation
-from promptbias.interp.token_layout import end_name, text_columns
+from promptbias.interp.token_layout import end_name
 from promptbias.utils.errors import UserError
 
 from .arguments import block_indices
 from .comparison import ZERO_SHOT, Comparison
+from .estimates import mean_estimates
 from .figures import Result, legend, style, subplots, theme, wrap
 from .inset_plot import MAX_TICKS, Inset, plot_curves, set_named_ticks
+from .shares import ModelContribution, SharesByImage
 
-KINDS = ("SOS", "prompts", "template", "class", "end")  # of text tokens, as in `text_columns`
 HATCHES = ("", "///", "...", "xxx")
 MAX_PROMPTS_IN_INSET = 12  # text prompts; more fill the figure anyway
-
-
-@dataclass
-class ModelContribution:
-    """Shares of relevancy in one model, averaged over images. M patches, V vision prompts, N text positions.
-
-    Attributes:
-        text: (N,) by position; 0 from EOS on.
-        text_kinds: (5,) added up by KINDS.
-        vision: (M + V,) of patches and prompts.
-        patches_alone: (M,) of patches among themselves.
-        rank_correlation: with CLIP's patch relevancy, mean over images.
-        curve_rank_correlation: the same of the mean curves.
-        class_start: first position of the class name.
-        text_end: last position of EOS in any text.
-    """
-
-    text: np.ndarray
-    text_kinds: np.ndarray
-    vision: np.ndarray
-    patches_alone: np.ndarray
-    rank_correlation: float
-    curve_rank_correlation: float
-    class_start: int
-    text_end: int
 
 
 @dataclass
@@ -58,6 +32,7 @@ class Contribution:
         patches: M.
         count: images.
         select: "all", or "corrected" for those that CLIP gets wrong and the tuned run gets right.
+        first_block: the block (from 0) at which relevancy starts.
         template_note: a sentence on the models' templates, or "".
     """
 
@@ -66,6 +41,7 @@ class Contribution:
     patches: int
     count: int
     select: str
+    first_block: int
     template_note: str
 
     @property
@@ -92,41 +68,42 @@ def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -
         first_block: the block (from 0) at which relevancy starts.
 
     Raises:
-        UserError: no image is corrected.
+        UserError: no image is corrected, or none has any relevancy in one of the models.
     """
-    means = {label: Means() for label in comparison.models}
-    classes = range(len(comparison.classnames))
-    columns = {label: [text_columns(model, k) for k in classes] for label, model in comparison.models.items()}
+    found = {label: SharesByImage(model) for label, model in comparison.models.items()}
     count = 0
     for image, label in comparison.batches("contribution"):
         if select == "corrected":
             chosen = corrected(comparison, image, label)
             image, label = image[chosen], label[chosen]
         count += len(label)
-        if len(label):
-            add_batch(comparison, means, columns, image, label, first_block)
+        plain_patches = None
+        for shares_of_model in found.values():
+            if len(label):
+                plain_patches = shares_of_model.add(image, label, first_block, plain_patches)
     if not count:
         raise UserError(
             f"none of the {len(comparison)} images is misclassified by zero-shot CLIP and corrected by "
             f"{comparison.label}; use --select all or more --samples"
         )
-    plain = torch.from_numpy(means[ZERO_SHOT]["patches alone"])
-    models = {}
-    for name, model in comparison.models.items():
-        found = means[name]
-        models[name] = ModelContribution(
-            text=found["text"],
-            text_kinds=found["text kinds"],
-            vision=found["vision"],
-            patches_alone=found["patches alone"],
-            rank_correlation=float(found["rank correlation"]),
-            curve_rank_correlation=float(rank_correlation(plain, torch.from_numpy(found["patches alone"]))),
-            class_start=columns[name][0]["class"].start,
-            text_end=int(model.text.tokens.argmax(-1).max()),
-        )
+    for name, of_model in found.items():
+        for what in SharesByImage.MEANS:
+            if what not in of_model.means:
+                raise UserError(
+                    f"from block {first_block + 1} on, no image has any relevancy ({what}) in {name}; start at an "
+                    "earlier --first-block or use more --samples"
+                )
+    plain = found[ZERO_SHOT].means["patches alone"]
     kinds = ["SOS", "prompts", "template words", "class name", end_name(comparison.models.values())]
-    M = comparison.plain.vision.patches
-    return Contribution(models, kinds, M, count, select, comparison.template_note())
+    return Contribution(
+        models={name: of_model.contribution(plain) for name, of_model in found.items()},
+        kind_names=kinds,
+        patches=comparison.plain.vision.patches,
+        count=count,
+        select=select,
+        first_block=first_block,
+        template_note=comparison.template_note(),
+    )
 
 
 @torch.no_grad()
@@ -134,26 +111,6 @@ def corrected(comparison: Comparison, image: Tensor, label: Tensor) -> Tensor:
     """Which images (B, 3, S, S) plain CLIP gets wrong and the tuned run gets right: (B,)."""
     plain, tuned = (model(image).argmax(-1) == label for model in (comparison.plain, comparison.tuned))
     return ~plain & tuned
-
-
-def add_batch(
-    comparison: Comparison, means: dict[str, Means], columns: dict[str, list], image: Tensor, label: Tensor, first: int
-) -> None:
-    """Add a batch of images (B, 3, S, S) with labels (B,) to the means of every model."""
-    M = comparison.plain.vision.patches
-    plain_patches = None
-    for name, model in comparison.models.items():
-        found = relevancy(model, image, label, first)
-        text = torch.zeros(len(label), model.context_length)
-        text[:, : found.text.shape[1]] = shares(found.text)
-        masks = column_masks([columns[name][k] for k in label.tolist()], model.context_length)
-        patches = found.vision[:, :M].cpu()
-        plain_patches = patches if plain_patches is None else plain_patches
-        means[name].add("text", text)
-        means[name].add("text kinds", torch.stack([(text * masks[kind]).sum(-1) for kind in KINDS], -1))
-        means[name].add("vision", shares(found.vision))
-        means[name].add("patches alone", shares(patches))
-        means[name].add("rank correlation", rank_correlation(plain_patches, patches))
 
 
 def plot(contribution: Contribution) -> dict[str, Figure]:
@@ -207,24 +164,28 @@ def vision_figure(contribution: Contribution) -> Figure:
 
 @theme()
 def kinds_figure(contribution: Contribution) -> Figure:
-    """The same shares, added up by kind of token."""
-    M, models = contribution.patches, contribution.models
-    text = {name: dict(zip(contribution.kind_names, model.text_kinds)) for name, model in models.items()}
+    """The same shares, added up by kind of token; whiskers are their standard deviation over images."""
+    models = contribution.models
+    text = {name: model.text_kinds_by_image for name, model in models.items()}
     vision = {
-        name: {"patches": model.vision[:M].sum(), "prompts": model.vision[M:].sum()} for name, model in models.items()
+        name: np.stack([1 - model.vision_prompts_by_image, model.vision_prompts_by_image], 1)
+        for name, model in models.items()
     }
     figure, axes = subplots(1, 2, height=2.5, sharey=True, width_ratios=[5, 2])
     width = 0.8 / len(models)
-    for ax, values, title in zip(axes[0], (text, vision), ("text", "vision")):
-        for index, (name, by_kind) in enumerate(values.items()):
-            x = np.arange(len(by_kind)) + (index - (len(models) - 1) / 2) * width
+    panels = ("text", contribution.kind_names, text), ("vision", ["patches", "prompts"], vision)
+    for ax, (title, kinds, by_image) in zip(axes[0], panels):
+        for index, (name, values) in enumerate(by_image.items()):
+            x = np.arange(len(kinds)) + (index - (len(models) - 1) / 2) * width
             fill = {"color": style(index)["color"], "hatch": HATCHES[index % len(HATCHES)]}
             label = name if title == "text" else ""
-            ax.bar(x, list(by_kind.values()), width * 0.92, edgecolor="white", linewidth=0, label=label, **fill)
-            ax.set_xticks(range(len(by_kind)), [wrap(kind, 16) for kind in by_kind])
+            ax.bar(x, np.nanmean(values, 0), width * 0.92, edgecolor="white", linewidth=0, label=label, **fill)
+            ax.errorbar(x, np.nanmean(values, 0), np.nanstd(values, 0), fmt="none", ecolor="0.2", elinewidth=0.7)
+        ax.set_xticks(range(len(kinds)), [wrap(kind, 16) for kind in kinds])
         ax.set_title(title)
         ax.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("share of relevancy")
+    axes[0, 0].set_ylim(bottom=0)
     legend(figure)
     return figure
 
@@ -239,32 +200,71 @@ def describe(contribution: Contribution) -> str:
         f"template words, right of it the class name and what follows it ({contribution.kind_names[-1]}), then zero "
         "from EOS on. Vision: the patches, row by row"
         + (", left of the line, and right of it the prompts, each summed over the blocks" if prompts else "")
-        + ". The bars add the same shares up by kind of token. The paper expects the share of SOS and prompts to grow, "
-        "that of the class name to fall, and the ranking of patches to stay (rank correlation near 1)."
+        + ". The bars add the same shares up by kind of token; whiskers are the standard deviation over images. The "
+        "paper expects the share of SOS and prompts to grow, that of the class name to fall, and the ranking of "
+        "patches to stay (rank correlation near 1)."
         + (" Insets enlarge the prompts." if insets else "")
+        + left_out(contribution)
         + contribution.template_note
     )
 
 
+def left_out(contribution: Contribution) -> str:
+    """A sentence on images without any relevancy, where there are some; otherwise ""."""
+    empty = [
+        f"{count} in the {branch} branch of {name}"
+        for name, model in contribution.models.items()
+        for branch, count in model.without_relevancy.items()
+        if count
+    ]
+    if not empty:
+        return ""
+    start = f"relevancy from block {contribution.first_block + 1} on" if contribution.first_block else "relevancy"
+    return f" Images without any {start} have no shares and are left out of the means: {', '.join(empty)}."
+
+
 def headlines(contribution: Contribution) -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = [("images", contribution.count)]
+    plain = shares_by_image(contribution, contribution.models[ZERO_SHOT])
     for name, model in contribution.models.items():
-        for kind, share in zip(contribution.kind_names, model.text_kinds):
-            found.append((f"text share of {kind}, {name}", float(share)))
-        found.append((f"vision share of prompts, {name}", float(model.vision[contribution.patches :].sum())))
+        by_image = shares_by_image(contribution, model)
+        spread = np.nanstd(list(by_image.values()), -1)
+        for (what, values), std in zip(by_image.items(), spread):
+            found.append((f"{what}, {name}", float(np.nanmean(values))))
+            found.append((f"{what}, {name}: std over images", float(std)))
         if name != ZERO_SHOT:
+            changes = mean_estimates(np.stack([values - plain[what] for what, values in by_image.items()]))
+            found += [(f"{what}, {name} minus {ZERO_SHOT}", change) for what, change in zip(by_image, changes)]
             what = f"rank correlation of patch relevancy with {ZERO_SHOT}, image by image, {name}"
-            found.append((what, model.rank_correlation))
+            found.append((what, mean_estimates(model.rank_correlation_by_image[None])[0]))
             found.append((f"the same of the mean curves, {name}", model.curve_rank_correlation))
+        found += [
+            (f"images without relevancy, {branch}, {name}", count)
+            for branch, count in model.without_relevancy.items()
+            if count
+        ]
     return found
+
+
+def shares_by_image(contribution: Contribution, model: ModelContribution) -> dict[str, np.ndarray]:
+    """Name -> (I,)."""
+    text = {
+        f"text share of {kind}": values for kind, values in zip(contribution.kind_names, model.text_kinds_by_image.T)
+    }
+    return {**text, "vision share of prompts": model.vision_prompts_by_image}
 
 
 def arrays(contribution: Contribution) -> dict[str, np.ndarray]:
-    found = {}
-    for name, model in contribution.models.items():
-        for what in ("text", "text kinds", "vision", "patches alone", "rank correlation"):
-            found[f"{name}: {what}"] = np.asarray(getattr(model, what.replace(" ", "_")))
-    return found
+    """What is by image has one row for each, in the order of the test set; NaN where there is no relevancy."""
+    names = (
+        *("text", "text kinds", "vision", "patches alone", "rank correlation"),
+        *("text kinds by image", "vision prompts by image", "rank correlation by image"),
+    )
+    return {
+        f"{label}: {what}": np.asarray(getattr(model, what.replace(" ", "_")))
+        for label, model in contribution.models.items()
+        for what in names
+    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,12 @@ from matplotlib.figure import Figure
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
+from .estimates import Estimate
+
 WIDTH = 7.2  # inches, of a figure as wide as a page's text
 DPI = 200  # of PNGs
+CSV_HEADER = ("what", "value", "low", "high", "std")
+SIGNIFICANT_DIGITS = 6  # in files; float32 carries about seven
 
 # Colour, line style and marker of the models of a comparison, in its order: plain CLIP, the tuned run, compared runs.
 # Their lightness differs too, so that they can be told apart in greyscale.
@@ -184,10 +188,34 @@ def format_number(value: float) -> str:
 
     >>> format_number(54000), format_number(12345.6), format_number(0.00123456), format_number(1.4e-14)
     ('54000', '12346', '0.001235', '1.4e-14')
+    >>> format_number(Estimate(2.5, std=0.25)), format_number(Estimate(2.5, interval=(2, 3)))
+    ('2.5 ± 0.25', '2.5 [2, 3]')
     """
     if isinstance(value, (int, np.integer)):
         return str(value)
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{float(value):.4g}"
+    if isinstance(value, Estimate):
+        if value.std is not None:
+            text += f" ± {format_number(value.std)}"
+        if value.interval is not None:
+            text += f" [{', '.join(map(format_number, map(float, value.interval)))}]"
+    return text
+
+
+def csv_row(what: str, value: float) -> Sequence[str]:
+    """A number for a file, with the ends of its 95 % interval and its standard deviation where it has them.
+
+    >>> csv_row("ratio", 1.00000005), csv_row("images", 540)
+    (('ratio', '1', '', '', ''), ('images', '540', '', '', ''))
+    """
+    low, high = getattr(value, "interval", None) or (None, None)
+    return (what, *map(significant, (value, low, high, getattr(value, "std", None))))
+
+
+def significant(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, (int, np.integer)) else f"{float(value):.{SIGNIFICANT_DIGITS}g}"
 
 
 def check_writable(folder: str) -> None:
@@ -226,7 +254,7 @@ def save(result: Result, folder: str, name: str) -> list[str]:
     with atomic_write(file_path(folder, name, "npz"), "wb") as file:
         np.savez(file, **result.arrays)  # type: ignore[arg-type]  # mypy takes the names for its own arguments
     with atomic_write(file_path(folder, name, "csv")) as file:
-        csv.writer(file, lineterminator="\n").writerows([("what", "value"), *result.headlines])
+        csv.writer(file, lineterminator="\n").writerows([CSV_HEADER, *(csv_row(*row) for row in result.headlines)])
     return written + [file_path(folder, name, extension) for extension in ("npz", "csv")]
 
 

@@ -6,34 +6,44 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from promptbias.interp.accuracy import model_accuracies, wilson_errors
+from promptbias.interp.accuracy import model_outcomes
 from promptbias.interp.branches import branches_of, branches_with_prompts
-from promptbias.interp.mean_to_bias import base_tokens, biased_clip_accuracies
+from promptbias.interp.mean_to_bias import base_tokens, biased_clip_outcomes
 from promptbias.interp.prompt_term import PromptTerm
 
 from .comparison import Comparison
+from .estimates import Estimate, mean_estimates
 from .figures import Result, style, subplots, theme, wrap
 
 
 @dataclass
 class MeanToBias:
-    """Accuracy, as a fraction, of stock CLIPs with the tuned run's mean prompt contribution in their biases.
+    """Outcomes on I test images of stock CLIPs with the tuned run's mean prompt contribution in their biases.
 
     Attributes:
         label: of the tuned run.
         template: the stock CLIP's text.
-        biased: accuracy by where the biases are, as in `promptbias.interp.mean_to_bias.BIASED`.
-        tuned: accuracy of the tuned run and of those compared with it, by label.
+        biased: (I,) by where the biases are, as in `promptbias.interp.mean_to_bias.BIASED`: first in neither branch.
+        tuned: (I,) of the tuned run and of those compared with it, by label.
         m: (L, D) by branch: the biases.
-        images: number of test images.
     """
 
     label: str
     template: str
-    biased: dict[str, float]
-    tuned: dict[str, float]
+    biased: dict[str, np.ndarray]
+    tuned: dict[str, np.ndarray]
     m: dict[str, np.ndarray]
-    images: int
+
+    @property
+    def correct(self) -> dict[str, np.ndarray]:
+        """All outcomes by title, in the order of the figure."""
+        return {**{f"biases in {where}": correct for where, correct in self.biased.items()}, **self.tuned}
+
+    @property
+    def changes(self) -> list[Estimate]:
+        """Points that each of `correct` gains on the first, with paired intervals."""
+        correct = np.array(list(self.correct.values()), float)
+        return mean_estimates(100 * (correct - correct[0]))
 
 
 def compute(comparison: Comparison) -> MeanToBias:
@@ -49,34 +59,27 @@ def compute(comparison: Comparison) -> MeanToBias:
         for branch in branches_of(tuned)
     }
     batches = comparison.batches("stock CLIP with biases")
-    biased, count = biased_clip_accuracies(tuned.clip, m, base_tokens(tuned), batches)
+    biased = biased_clip_outcomes(tuned.clip, m, base_tokens(tuned), batches)
     models = {label: model for label, model in comparison.models.items() if model is not comparison.plain}
     return MeanToBias(
         label=comparison.label,
         template=tuned.method.base_template(tuned.template),
         biased=biased,
-        tuned=model_accuracies(models, comparison.batches("tuned")),
+        tuned=model_outcomes(models, comparison.batches("tuned")),
         m={name: bias.cpu().numpy() for name, bias in m.items()},
-        images=count,
     )
-
-
-def accuracies_by_title(found: MeanToBias) -> dict[str, float]:
-    """All accuracies, in the order of the figure."""
-    return {**{f"biases in {where}": accuracy for where, accuracy in found.biased.items()}, **found.tuned}
 
 
 @theme()
 def plot(found: MeanToBias) -> dict[str, Figure]:
     """Accuracies of the stock CLIPs with biases, then of the tuned runs in their own styles."""
-    accuracies = accuracies_by_title(found)
+    accuracies = {title: 100 * correct.mean() for title, correct in found.correct.items()}
     models = [0] * len(found.biased) + list(range(1, 1 + len(found.tuned)))
     figure, axes = subplots(height=0.6 + 0.28 * len(accuracies))
     ax = axes[0, 0]
-    for at, (accuracy, model) in enumerate(zip(accuracies.values(), models)):
-        percent, error = 100 * accuracy, 100 * wilson_errors(np.array([accuracy]), found.images)
+    for at, (percent, change, model) in enumerate(zip(accuracies.values(), found.changes, models)):
         point = {"fmt": style(model)["marker"], "color": style(model)["color"], "elinewidth": 1, "markersize": 5}
-        ax.errorbar([percent], [-at], xerr=error, **point)
+        ax.errorbar([percent], [-at], xerr=np.transpose([change.whiskers]), **point)
         above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
         ax.annotate(f"{percent:.1f}", (percent, -at), fontsize=7, **above)
     ax.set_yticks([-at for at in range(len(accuracies))], list(accuracies))
@@ -92,21 +95,25 @@ def describe(found: MeanToBias) -> str:
         "prompts; there is one vector per block. Added to the output biases of plain CLIP's attention it takes the "
         f"prompts' place. The result is a stock CLIP with the template “{found.template}”; nothing was trained. If "
         "prompts worked as a constant bias, biases in both branches would come close to the tuned run. In the text "
-        "branch SOS gets the bias too, though it comes before the prompts and gathers nothing from them. Bars: 95 % "
-        f"Wilson intervals for {found.images} test images."
+        "branch SOS gets the bias too, though it comes before the prompts and gathers nothing from them. Bars: paired "
+        "95 % bootstrap intervals of the difference from the stock CLIP without biases on the same "
+        f"{len(found.tuned[found.label])} test images; the seed of training is not in them."
     )
 
 
 def headlines(found: MeanToBias) -> list[tuple[str, float]]:
-    return [(f"{title}: accuracy in %", 100 * accuracy) for title, accuracy in accuracies_by_title(found).items()]
+    titles, changes = list(found.correct), found.changes
+    accuracies = [(f"{title}: accuracy in %", 100 * float(found.correct[title].mean())) for title in titles]
+    return accuracies + [(f"{what}: change from {titles[0]}, points", n) for what, n in zip(titles[1:], changes[1:])]
 
 
 def arrays(found: MeanToBias) -> dict[str, np.ndarray]:
-    accuracies = accuracies_by_title(found)
+    correct = np.array(list(found.correct.values()))
     return {
-        "models": np.array(list(accuracies)),
-        "accuracy": np.array(list(accuracies.values())),
-        "images": np.array(found.images),
+        "models": np.array(list(found.correct)),
+        "accuracy": correct.mean(-1),
+        "correct": correct,
+        "change_interval": np.array([change.interval for change in found.changes]),
         **{f"{name}_m": bias for name, bias in found.m.items()},
     }
 

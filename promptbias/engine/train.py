@@ -105,9 +105,10 @@ def logged(cfg, resuming: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.stdout is not console:
-            sys.stdout.close()
-            sys.stdout = console
+        log = getattr(sys.stdout, "file", None) if sys.stdout is not console else None
+        sys.stdout = console
+        if log is not None:
+            log.close()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

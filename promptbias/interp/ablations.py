@@ -75,19 +75,17 @@ def variant_features(branch: Branch, batch: Tensor, m: Tensor) -> Tensor:
     return torch.stack([branch.features(batch, variant_hook(variant, m, tuned, base)) for variant in VARIANTS])
 
 
-def variant_accuracies(model: TunedCLIP, m: dict[str, Tensor], batches: LabelledImages) -> tuple[Tensor, int]:
-    """Fraction of the images that each variant gets right, (len(ABLATED), len(VARIANTS)), and the number of images.
+def variant_outcomes(model: TunedCLIP, m: dict[str, Tensor], batches: LabelledImages) -> Tensor:
+    """Whether each variant gets each of I images right: (len(ABLATED), len(VARIANTS), I), bool.
 
     Args:
         m: `PromptTerm.mean_u` of each branch by name.
     """
     vision, text = branches_of(model)
     texts = torch.cat([variant_features(text, which, m["text"]) for which in text.classes()], 1)
-    hits, count = torch.zeros(len(ABLATED), len(VARIANTS)), 0
-    full = list(VARIANTS).index(FULL)
+    full, outcomes = list(VARIANTS).index(FULL), []
     for image, label in batches:
         images = variant_features(vision, image, m["vision"])
         logits = (images @ texts[full].T, images[full] @ texts.transpose(1, 2), images @ texts.transpose(1, 2))
-        hits += torch.stack([(scores.argmax(-1) == label).sum(-1) for scores in logits]).cpu()
-        count += len(label)
-    return hits / count, count
+        outcomes.append(torch.stack([scores.argmax(-1) == label for scores in logits]).cpu())
+    return torch.cat(outcomes, -1)

@@ -7,7 +7,11 @@ simple baseline, the attention of [cls] in the last block, mean over heads. Rele
 label, which attention does not: keeping what speaks for the right class can even raise the accuracy. So relevancy of
 the class that the model itself predicts is evaluated too.
 
-Shapes: B images, M patches, F = len(FRACTIONS).
+Steps cannot share work, since a dropped token changes all others from the first block on. But equal orders are followed
+once (the two relevancies are one where the model is right), steps with few tokens left are run for many images at a
+time, and one pass serves the prediction and two of the maps.
+
+Shapes: B images, I of all batches, M patches, F = len(FRACTIONS).
 """
 
 import copy
@@ -15,7 +19,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.metrics import auc
 from torch import Tensor
 
 from promptbias.model.adapter import Adapter
@@ -24,8 +27,8 @@ from promptbias.model.tuned_clip import TunedCLIP
 
 from .accuracy import LabelledImages
 from .branches import VisionBranch
-from .cache import PATTERN, capture
-from .relevancy import relevancy
+from .cache import PATTERN, capture, gradients
+from .relevancy import row_of_cls
 
 FRACTIONS = tuple(step / 10 for step in range(11))  # of the patches deleted
 MAPS = {
@@ -38,11 +41,18 @@ Curve = tuple[str, ...]  # (a map of MAPS, MOST or LEAST), or (RANDOM,)
 
 
 class DropPatches(Adapter):
-    """An adapter on vision tokens of which only `rows` (B, n) are left, [cls] first; prompts follow them directly."""
+    """An adapter on vision tokens of which only `rows` (C, n) are left, [cls] first; prompts follow them directly.
 
-    def __init__(self, adapter: Adapter, rows: Tensor, patches: int) -> None:
+    Args:
+        rows: of each of C sequences.
+        patches: M.
+        images: (C,), the image of the batch that each sequence is of; default: every image once.
+    """
+
+    def __init__(self, adapter: Adapter, rows: Tensor, patches: int, images: Tensor | None = None) -> None:
         super().__init__()
         self.adapter, self.rows = copy.copy(adapter), rows
+        self.images = torch.arange(len(rows), device=rows.device) if images is None else images
         if adapter.prompt_count:
             dropped, at = 1 + patches - rows.shape[1], adapter.prompts_at
             self.adapter.prompts_at = slice(at.start - dropped, at.stop - dropped)
@@ -50,7 +60,7 @@ class DropPatches(Adapter):
         self.prompts_at, self.prompt_depth = self.adapter.prompts_at, self.adapter.prompt_depth
 
     def on_embeddings(self, x: Tensor) -> Tensor:
-        return self.adapter.on_embeddings(x.gather(1, self.rows[..., None].expand(-1, -1, x.shape[-1])))
+        return self.adapter.on_embeddings(x[self.images[:, None], self.rows])
 
     def pre_block(self, i: int, x: Tensor) -> Tensor:
         return self.adapter.pre_block(i, x)
@@ -71,24 +81,25 @@ class DropPatches(Adapter):
         self.adapter.fold(tower)
 
 
-def last_cls_attention(branch: VisionBranch, image: Tensor, adapter: Adapter | None = None) -> Tensor:
-    """Head-mean attention of [cls] to the patches in the last block, (B, M)."""
-    last = f"blocks.{len(branch.tower.blocks) - 1}.{PATTERN}"
-    with capture(branch.tower, last) as cache:
-        branch.features(image, adapter=adapter)
-    return cache[last][:, :, 0].mean(1)[:, 1 : 1 + branch.tower.patches]
+def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor, texts: Tensor) -> dict[str, Tensor]:
+    """MAPS of a batch, (B, M) each.
 
-
-def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """MAPS of a batch, (B, M) each."""
-    patches = model.vision.patches
+    Args:
+        texts: text features (K, joint width).
+    """
+    patches, last = model.vision.patches, f"blocks.{len(model.vision.blocks) - 1}.{PATTERN}"
+    with capture(model.vision, gradient=True) as cache:
+        logits = model.logit_scale * model.image_features(image) @ texts.T
+        (gradient,) = gradients(logits.gather(1, label[:, None]).sum(), cache)
     with torch.no_grad():
-        predicted = model.logits(image).argmax(-1)
-    return {
-        "own class": relevancy(model, image, label)[0][:, :patches],
-        "predicted class": relevancy(model, image, predicted)[0][:, :patches],
-        "attention": last_cls_attention(VisionBranch(model), image),
-    }
+        own = row_of_cls(model, cache, gradient)[:, :patches]
+        attention = cache[last][:, :, 0, 1 : 1 + patches].mean(1)
+    predicted, of_predicted = logits.argmax(-1), own.clone()
+    wrong = predicted != label
+    if wrong.any():  # elsewhere the two relevancies are one
+        again = relevance_maps(model, image[wrong], predicted[wrong], texts)
+        of_predicted[wrong] = again["own class"]
+    return {"own class": own, "predicted class": of_predicted, "attention": attention}
 
 
 def random_orders(image: Tensor, patches: int, generator: torch.Generator) -> Tensor:
@@ -106,16 +117,45 @@ def deletion_orders(maps: dict[str, Tensor], random: Tensor) -> dict[Curve, Tens
 
 
 @torch.no_grad()
-def deletion_hits(
-    model: TunedCLIP, image: Tensor, label: Tensor, order: Tensor, texts: Tensor, fractions: Sequence[float] = FRACTIONS
-) -> Tensor:
-    """Number of images that are right after deleting each of `fractions` of their patches in `order` (B, M): (F,).
+def deletion_outcomes(
+    model: TunedCLIP,
+    image: Tensor,
+    label: Tensor,
+    orders: dict[Curve, Tensor],
+    texts: Tensor,
+    fractions: Sequence[float] = FRACTIONS,
+) -> dict[Curve, Tensor]:
+    """Whether each image is right after deleting each of `fractions` of its patches in orders (B, M): (F, B), bool.
 
     Args:
         texts: text features (K, joint width).
     """
-    features = (features_after_deletion(model, image, order, fraction) for fraction in fractions)
-    return torch.stack([((f @ texts.T).argmax(-1) == label).sum() for f in features]).cpu()
+    # Every order of every image, equal ones once: (C, 1 + M), the image's index first.
+    index = torch.arange(len(image), device=image.device)[:, None]
+    every = torch.cat([torch.cat([index, order], 1) for order in orders.values()])
+    unique, which = every.unique(dim=0, return_inverse=True)
+    images, order = unique[:, 0], unique[:, 1:]
+    right = torch.stack([right_without(model, image, label, images, order, texts, fraction) for fraction in fractions])
+    return dict(zip(orders, right[:, which].cpu().split(len(image), 1)))
+
+
+def right_without(
+    model: TunedCLIP, image: Tensor, label: Tensor, images: Tensor, order: Tensor, texts: Tensor, fraction: float
+) -> Tensor:
+    """Whether C sequences are right without the first `fraction` of the patches of their `order` (C, M): (C,).
+
+    Args:
+        images: (C,), the image of the batch that each sequence is of.
+    """
+    branch, patches = VisionBranch(model), order.shape[1]
+    kept = 1 + order[:, round(fraction * patches) :]
+    rows = torch.cat([torch.zeros_like(order[:, :1]), kept], 1)
+    at_once = max(1, len(image) * (1 + patches) // rows.shape[1])  # as many tokens as the batch has
+    right = []
+    for some, rows_of in zip(images.split(at_once), rows.split(at_once)):
+        features = branch.features(image, adapter=DropPatches(branch.adapter, rows_of, patches, some))
+        right.append((features @ texts.T).argmax(-1) == label[some])
+    return torch.cat(right)
 
 
 @torch.no_grad()
@@ -130,29 +170,31 @@ def features_after_deletion(model: TunedCLIP, image: Tensor, order: Tensor, frac
 def deletion_curves(
     models: dict[str, TunedCLIP], batches: LabelledImages, seed: int = 0
 ) -> dict[str, dict[Curve, np.ndarray]]:
-    """Accuracy in % at FRACTIONS of the patches deleted: model -> curve -> (F,).
+    """Whether each image is right with FRACTIONS of its patches deleted: model -> curve -> (F, I), bool.
 
     Args:
         models: on one backbone; the random orders are the same for all.
         seed: of the random orders.
     """
-    generator, count = torch.Generator().manual_seed(seed), 0
+    generator = torch.Generator().manual_seed(seed)
     texts = {name: model.text_features() for name, model in models.items()}
-    hits: dict[str, dict[Curve, Tensor]] = {name: {} for name in models}
+    found: dict[str, dict[Curve, list[Tensor]]] = {name: {} for name in models}
     patches = next(iter(models.values())).vision.patches
     for image, label in batches:
         random = random_orders(image, patches, generator)
         for name, model in models.items():
-            orders = deletion_orders(relevance_maps(model, image, label), random)
+            orders = deletion_orders(relevance_maps(model, image, label, texts[name]), random)
             # All patches or none: there the order does not matter.
-            intact, empty = deletion_hits(model, image, label, random, texts[name], (0, 1))
-            for curve, order in orders.items():
-                between = deletion_hits(model, image, label, order, texts[name], FRACTIONS[1:-1])
-                hits[name][curve] = hits[name].get(curve, 0) + torch.cat([intact[None], between, empty[None]])
-        count += len(label)
-    return {name: {curve: 100 * n.numpy() / count for curve, n in of.items()} for name, of in hits.items()}
+            ends = deletion_outcomes(model, image, label, {(RANDOM,): random}, texts[name], (0, 1))[RANDOM,]
+            for curve, right in deletion_outcomes(model, image, label, orders, texts[name], FRACTIONS[1:-1]).items():
+                found[name].setdefault(curve, []).append(torch.cat([ends[:1], right, ends[1:]]))
+    return {name: {curve: torch.cat(parts, 1).numpy() for curve, parts in of.items()} for name, of in found.items()}
 
 
-def deletion_area(accuracy: Sequence[float] | np.ndarray) -> float:
-    """Area under an accuracy curve over FRACTIONS (trapezoid rule): the mean accuracy along the deletion."""
-    return float(auc(FRACTIONS, accuracy))
+def deletion_area(outcomes: np.ndarray) -> np.ndarray:
+    """Areas under curves (F, ...) over FRACTIONS (trapezoid rule), (...): the mean outcome along the deletion.
+
+    That of the accuracy is the mean of those of the images.
+    """
+    steps = np.diff(FRACTIONS).reshape(-1, *[1] * (np.ndim(outcomes) - 1))
+    return (steps * (np.asarray(outcomes[1:], float) + outcomes[:-1]) / 2).sum(0)

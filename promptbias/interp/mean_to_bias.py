@@ -8,6 +8,7 @@ gets the bias too, though it comes before the prompts and so gathers nothing fro
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,10 +40,10 @@ def base_tokens(model: TunedCLIP) -> Tensor:
 
 
 @torch.no_grad()
-def biased_clip_accuracies(
+def biased_clip_outcomes(
     clip_model: Any, m: dict[str, Tensor], tokens: Tensor, batches: LabelledImages
-) -> tuple[dict[str, float], int]:
-    """Fraction of the images that stock CLIPs get right, with biases in the branches of BIASED, and how many images.
+) -> dict[str, np.ndarray]:
+    """Whether stock CLIPs with biases in the branches of BIASED get each of I images right: (I,), bool.
 
     Args:
         clip_model: the base CLIP, float32; it stays as it is.
@@ -51,10 +52,9 @@ def biased_clip_accuracies(
     """
     stocks = (clip_model, with_mean_biases(clip_model, m))
     texts = [F.normalize(torch.cat([s.encode_text(t) for t in tokens.split(TEXTS_AT_ONCE)]), dim=-1) for s in stocks]
-    hits, count = dict.fromkeys(BIASED, 0), 0
+    found: dict[str, list[Tensor]] = {name: [] for name in BIASED}
     for image, label in batches:
         images = [F.normalize(s.encode_image(image), dim=-1) for s in stocks]
         for name, (vision, text) in BIASED.items():
-            hits[name] += int(((images[vision] @ texts[text].T).argmax(-1) == label).sum())
-        count += len(label)
-    return {name: n / count for name, n in hits.items()}, count
+            found[name].append(((images[vision] @ texts[text].T).argmax(-1) == label).cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}

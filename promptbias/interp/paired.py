@@ -42,3 +42,10 @@ def interval(
     """
     values = statistic(bootstrap_means(outcomes, seed=seed))
     return np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def nan_mean_interval(outcomes: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """Interval of the means over images of (..., N), each over the images where it is not NaN: (2, ...)."""
+    known = ~np.isnan(outcomes)
+    with np.errstate(invalid="ignore"):  # a draw without any of them is NaN, and left out
+        return interval(np.stack([np.where(known, outcomes, 0), known]), lambda means: means[:, 0] / means[:, 1], level)

@@ -48,12 +48,17 @@ def relevancy(model: TunedCLIP, image: Tensor, label: Tensor, first_block: int =
         gradient_v, gradient_t = gradients((model.logit_scale * cosine).sum(), cache_v, cache_t)
     with torch.no_grad():
         eos = text.tokens[label].argmax(-1)
-        maps_v = head_means(cache_v, gradient_v, model.adapters.vision)
         maps_t = head_means(cache_t, gradient_t, model.adapters.text)
-        row_cls = row_of_product(maps_v, torch.zeros_like(label))
         row_eos = row_of_product(maps_t, eos)
         before_eos = torch.arange(row_eos.shape[1], device=eos.device) < eos[:, None]
-    return Relevancy(row_cls[:, 1:], row_eos * before_eos)
+        return Relevancy(row_of_cls(model, cache_v, gradient_v), row_eos * before_eos)
+
+
+def row_of_cls(model: TunedCLIP, attention: ActivationCache, gradient: ActivationCache) -> Tensor:
+    """Row [cls] of R at patches and prompts, (B, M + V), from attention patterns of the vision branch and ∂y/∂A."""
+    maps = head_means(attention, gradient, model.adapters.vision)
+    cls = torch.zeros(len(maps[0]), dtype=torch.long, device=maps[0].device)
+    return row_of_product(maps, cls)[:, 1:]
 
 
 def head_means(attention: ActivationCache, gradient: ActivationCache, adapter: Adapter) -> list[Tensor]:

@@ -57,11 +57,48 @@ def test_only_branches_with_prompts_are_shown(comparison):
 
 def test_biases_of_one_branch_leave_the_other_as_it_is(comparison):
     found = mean_to_bias.compute(comparison(vision_prompts()))
-    assert found.biased["text branch"] == found.biased["neither branch"]
-    assert found.biased["both branches"] == found.biased["vision branch"]
+    assert np.array_equal(found.biased["text branch"], found.biased["neither branch"])
+    assert np.array_equal(found.biased["both branches"], found.biased["vision branch"])
     assert found.template == "a photo of a {}."
 
 
 def test_faithfulness_takes_a_run_without_prompts(comparison):
     result = faithfulness.run(comparison(BiasTuningConfig()), argparse.Namespace())
-    assert all(0 <= value <= 100 for what, value in result.headlines if "area," in what)
+    assert all(0 <= value <= 100 for what, value in result.headlines if "area, mean accuracy" in what)
+
+
+def test_differences_are_paired_and_outcomes_are_kept(comparison):
+    """Against the outcomes in the arrays, and a bootstrap written out."""
+    result = ablations.run(comparison(deep_prompts()), argparse.Namespace())
+    correct = result.arrays["correct"]
+    assert correct.shape == (3, 7, 6) and np.allclose(result.arrays["accuracy"], correct.mean(-1))
+    change = dict(result.headlines)["zero ablation, vision branch: change from full, points"]
+    difference = 100.0 * (correct[0, 4].astype(int) - correct[0, 0])
+    draws = np.random.default_rng(1).integers(0, 6, (4000, 6))
+    assert change == pytest.approx(difference.mean())
+    expected = np.quantile(difference[draws].mean(1), [0.025, 0.975])
+    assert change.interval == pytest.approx(expected, abs=100 / 6)
+    result = mean_to_bias.run(comparison(deep_prompts()), argparse.Namespace())
+    assert result.arrays["correct"].shape == (5, 6) and result.arrays["change_interval"].shape == (5, 2)
+
+
+def test_faithfulness_shows_both_directions_against_chance(comparison):
+    result = faithfulness.run(comparison(deep_prompts()), argparse.Namespace())
+    numbers = dict(result.headlines)
+    curve = result.arrays["tuned, own class, most relevant first"]
+    outcomes = result.arrays["tuned, own class, most relevant first, correct"]
+    assert outcomes.shape == (11, 6) and np.allclose(curve, 100 * outcomes.mean(1))
+    trapezoids = lambda name: float(np.mean((result.arrays[name][1:] + result.arrays[name][:-1]) / 2))  # noqa: E731
+    most, least, random = (
+        trapezoids(f"tuned, {name}")
+        for name in ("own class, most relevant first", "own class, least relevant first", "random order")
+    )
+    what = "tuned, relevancy, own class"
+    assert numbers[f"{what}, most relevant first: area against chance, points"] == pytest.approx(most - random)
+    assert numbers[f"{what}, least relevant first: area against chance, points"] == pytest.approx(least - random)
+    assert numbers[f"{what}: gap between the two areas"] == pytest.approx(least - most)
+    attention = trapezoids("tuned, attention, most relevant first")
+    better = f"{what} minus attention of [cls], last block, most relevant first (lower is better): area, points"
+    assert numbers[better] == pytest.approx(most - attention)
+    low, high = numbers[better].interval
+    assert low <= numbers[better] <= high

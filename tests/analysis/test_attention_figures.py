@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from promptbias.analysis import contribution, distance, entropy, eos_attention, figures, heatmap
+from promptbias.analysis import contribution, distance, entropy, eos_attention, figures, heatmap, shares
 from promptbias.analysis.commands import make_parser
 from promptbias.analysis.comparison import Comparison
+from promptbias.analysis.shares import KINDS
+from promptbias.interp.relevancy import Relevancy, relevancy
+from promptbias.interp.token_layout import text_columns
+from promptbias.utils.errors import UserError
 
 MODULES = {
     "contribution": contribution,
@@ -76,6 +80,48 @@ def test_relevancy_can_start_at_a_later_block(comparison):
     first, last = (contribution.compute(comparison, first_block=i).models["bias"].vision for i in (0, 2))
     by_command = result_of("contribution", comparison, "--first-block", 3).arrays["bias: vision"]
     assert np.abs(first - last).max() > 1e-3 and np.array_equal(by_command, last)
+
+
+def test_images_without_relevancy_are_left_out_of_the_means_and_said(comparison):
+    """Against shares computed one image at a time, from a block on at which some images have none."""
+    found = contribution.compute(comparison, first_block=2)
+    for label, model in comparison.models.items():
+        kinds, prompts, empty = [], [], {"text": 0, "vision": 0}
+        for image, k in zip(torch.cat(list(comparison.images())), [0] * 4 + [1] * 4 + [2] * 4):
+            vision, text = (rows[0] for rows in relevancy(model, image[None], torch.tensor([k]), 2))
+            empty["text"] += not text.any()
+            empty["vision"] += not vision.any()
+            if text.any():
+                kinds.append([float(text[text_columns(model, k)[kind]].sum() / text.sum()) for kind in KINDS])
+            if vision.any():
+                prompts.append(float(vision[16:].sum() / vision.sum()))
+        mine = found.models[label]
+        assert mine.without_relevancy == empty
+        np.testing.assert_allclose(mine.text_kinds, np.mean(kinds, 0), atol=1e-5)
+        assert np.nanmean(mine.vision_prompts_by_image) == pytest.approx(np.mean(prompts), abs=1e-5)
+        assert mine.text.sum() == pytest.approx(1) and mine.vision.sum() == pytest.approx(1)
+        for branch, count in empty.items():
+            assert (f"{count} in the {branch} branch of {label}" in contribution.describe(found)) == (count > 0)
+
+
+def test_a_row_of_zeros_is_left_out_whatever_the_model(comparison, monkeypatch):
+    """The first two images are made to have none in text, then all of them none at all."""
+
+    def without(model, image, label, first_block=0):
+        vision, text = relevancy(model, image, label, first_block)
+        text[:2] = 0
+        return Relevancy(vision, text)
+
+    monkeypatch.setattr(shares, "relevancy", without)
+    found = contribution.compute(comparison)
+    for model in found.models.values():
+        assert model.without_relevancy == {"text": 2, "vision": 0} and model.text.sum() == pytest.approx(1)
+        assert model.text_kinds.sum() == pytest.approx(1)
+    assert "left out of the means: 2 in the text branch of zero-shot CLIP, 2 in" in contribution.describe(found)
+    assert ("images without relevancy, text, bias", 2) in contribution.headlines(found)
+    monkeypatch.setattr(shares, "relevancy", lambda *args: Relevancy(*(0 * rows for rows in relevancy(*args))))
+    with pytest.raises(UserError, match="from block 3 on, no image has any relevancy .* in zero-shot CLIP; .*--first"):
+        contribution.compute(comparison, first_block=2)
 
 
 def test_the_same_figure_is_the_same_file(comparison, tmp_path):

@@ -60,7 +60,7 @@ def test_a_figure_leaves_its_files(runs, tmp_path, capsys):
     assert np.load(tmp_path / "distance.npz")["bias"].shape == (3, 2)
     with open(tmp_path / "distance.csv") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["what", "value"] and len(rows) == 4
+    assert rows[0] == ["what", "value", "low", "high", "std"] and len(rows) == 4
     printed = capsys.readouterr().out
     assert "uniform attention is at the dashed line" in printed
     assert "mean attention distance in pixels, bias: " in printed and str(tmp_path / "distance.png") in printed

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from promptbias.analysis import figures
+from promptbias.analysis.estimates import Estimate
 from promptbias.analysis.inset_plot import set_named_ticks
 
 
@@ -34,6 +35,8 @@ def test_long_titles_are_in_lines():
         (-2500.4, "-2500"),
         (1.4e-14, "1.4e-14"),
         (0.0, "0"),
+        (Estimate(2.5, std=0.25), "2.5 ± 0.25"),
+        (Estimate(-2.5, interval=(-3, -2)), "-2.5 [-3, -2]"),
     ],
 )
 def test_numbers_are_written_without_powers(value, text):
@@ -76,9 +79,15 @@ assert settings() == before and "matplotlib.pyplot" not in sys.modules
 def test_a_result_is_written_as_pictures_numbers_and_headlines(tmp_path):
     figure, axes = figures.subplots()
     axes[0, 0].plot([0, 1])
-    result = figures.Result("read", [("what", 0.5)], {"stem": figure}, {"values": np.arange(3)})
+    numbers = [("what", 1.00000005), ("n", 540), ("gap", Estimate(np.float32(0.1), interval=(0.05, 0.2), std=0.3))]
+    result = figures.Result("read", numbers, {"stem": figure}, {"values": np.arange(3)})
     written = figures.save(result, str(tmp_path), "name")
     assert sorted(map(os.path.basename, written)) == sorted(os.listdir(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["name.csv", "name.npz", "stem.pdf", "stem.png"]
     assert np.load(tmp_path / "name.npz")["values"].tolist() == [0, 1, 2]
-    assert (tmp_path / "name.csv").read_text() == "what,value\nwhat,0.5\n"
+    assert (tmp_path / "name.csv").read_text().splitlines() == [
+        "what,value,low,high,std",
+        "what,1,,,",
+        "n,540,,,",
+        "gap,0.1,0.05,0.2,0.3",
+    ]

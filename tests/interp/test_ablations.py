@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from prompted_clips import CLASSES, T, batch_of, deep_prompts, vision_prompts
 
-from promptbias.interp.ablations import ABLATED, VARIANTS, variant_accuracies, variant_features
+from promptbias.interp.ablations import ABLATED, VARIANTS, variant_features, variant_outcomes
 from promptbias.interp.branches import TextBranch, VisionBranch, branches_of
 from promptbias.interp.prompt_term import PromptTerm
 
@@ -121,14 +121,13 @@ def test_mean_ablation_of_images_is_the_folded_model(model, sharp_clip, images):
 
 
 @pytest.mark.parametrize("method", [deep_prompts(), vision_prompts()], ids=str)
-def test_accuracies_do_not_depend_on_batch_size(tuned, images, method):
+def test_outcomes_do_not_depend_on_batch_size(tuned, images, method):
     model = tuned(method)
     labels = torch.arange(len(images)) % len(CLASSES)
     m = {branch.name: mean_u(branch, batch_of(branch, images)) for branch in branches_of(model)}
-    whole, count = variant_accuracies(model, m, [(images, labels)])
-    parts, _ = variant_accuracies(model, m, zip(images.split(1), labels.split(1)))
-    assert count == len(images) and whole.shape == (len(ABLATED), len(VARIANTS))
-    assert torch.equal(whole, parts)
+    whole = variant_outcomes(model, m, [(images, labels)])
+    assert whole.shape == (len(ABLATED), len(VARIANTS), len(images))
+    assert torch.equal(whole, variant_outcomes(model, m, zip(images.split(1), labels.split(1))))
     with torch.no_grad():
-        intact = (model.logits(images).argmax(-1) == labels).float().mean()
-    assert torch.allclose(whole[:, 0], intact.expand(len(ABLATED)))
+        intact = model.logits(images).argmax(-1) == labels
+    assert torch.equal(whole[:, 0], intact.expand(len(ABLATED), -1))

@@ -8,9 +8,11 @@ from prompted_clips import CLASSES, M, deep_prompts, vision_prompts
 from promptbias.interp import faithfulness
 from promptbias.interp.branches import BASE, VisionBranch
 from promptbias.interp.faithfulness import FRACTIONS, LEAST, MOST, RANDOM, DropPatches
+from promptbias.interp.relevancy import relevancy
 from promptbias.model.adapter import Adapter
 from promptbias.trainers.bias_tuning import BiasTuningConfig
 from promptbias.trainers.ln_tuning import LNTuningConfig
+from promptbias.trainers.zeroshot import ZeroshotConfig
 
 
 class QueryBias(Adapter):
@@ -81,15 +83,49 @@ def test_deletion_starts_at_the_whole_image_and_follows_the_map(tuned, images):
     random = faithfulness.random_orders(images, M, torch.Generator().manual_seed(0))
     orders = faithfulness.deletion_orders(maps, random)
     assert orders["ramp", MOST][0, 0] == M - 1 and orders["ramp", LEAST][0, 0] == 0
-    hits = [faithfulness.deletion_hits(model, images, labels, order, texts) for order in orders.values()]
-    intact = (model.logits(images).argmax(-1) == labels).sum()
-    assert all(h[0] == intact and h[-1] == hits[0][-1] for h in hits)
-    assert len(hits[0]) == len(FRACTIONS)
+    outcomes = faithfulness.deletion_outcomes(model, images, labels, orders, texts)
+    intact = model.logits(images).argmax(-1) == labels
+    empty = outcomes[RANDOM,][-1]
+    assert all(torch.equal(found[0], intact) and torch.equal(found[-1], empty) for found in outcomes.values())
+    assert outcomes.keys() == orders.keys() and outcomes[RANDOM,].shape == (len(FRACTIONS), len(images))
+
+
+@torch.no_grad()
+def test_outcomes_are_those_of_one_image_and_one_order_at_a_time(tuned, images):
+    """With orders that are equal for some images, which are followed once, and masks in place of dropped tokens."""
+    model, labels = tuned(), torch.arange(len(images)) % len(CLASSES)
+    torch.manual_seed(5)
+    orders = {("a", MOST): torch.rand(len(images), M).argsort(1), ("b", MOST): torch.rand(len(images), M).argsort(1)}
+    orders["b", MOST][:3] = orders["a", MOST][:3]
+    fractions = (0.25, 0.5, 0.9)
+    outcomes = faithfulness.deletion_outcomes(model, images, labels, orders, model.text_features(), fractions)
+    for curve, order in orders.items():
+        for f, fraction in enumerate(fractions):
+            for i, image in enumerate(images):
+                gone = 1 + order[i : i + 1, : round(fraction * M)]
+                with model.vision.hooked({"blocks.*.attn.pattern": without(gone)}):
+                    right = model.logits(image[None]).argmax(-1) == labels[i]
+                assert outcomes[curve][f, i] == right
+
+
+@pytest.mark.parametrize("kind", ["prompts", "biases"])
+def test_maps_are_relevancy_of_either_class_and_attention(tuned, images, kind):
+    model, labels = tuned(METHODS[kind]), torch.arange(len(images)) % len(CLASSES)
+    with torch.no_grad():
+        texts, predicted = model.text_features(), model.logits(images).argmax(-1)
+    assert (predicted != labels).any() and (predicted == labels).any()
+    maps = faithfulness.relevance_maps(model, images, labels, texts)
+    for name, which in (("own class", labels), ("predicted class", predicted)):
+        expected = relevancy(model, images, which).vision[:, :M]
+        torch.testing.assert_close(maps[name], expected, rtol=1e-4, atol=1e-5)
+    same = predicted == labels
+    assert torch.equal(maps["own class"][same], maps["predicted class"][same])
 
 
 def test_area_under_straight_lines():
-    assert faithfulness.deletion_area([1.0] * 11) == pytest.approx(1)
-    assert faithfulness.deletion_area([1 - f for f in FRACTIONS]) == pytest.approx(0.5)
+    assert faithfulness.deletion_area(np.ones(11, bool)) == pytest.approx(1)
+    lines = np.stack([1 - np.array(FRACTIONS), np.array(FRACTIONS) / 2], 1)
+    assert faithfulness.deletion_area(lines).tolist() == pytest.approx([0.5, 0.25])
 
 
 @torch.no_grad()
@@ -103,8 +139,11 @@ def test_raw_attention_is_that_of_cls_in_the_last_block(tuned, sharp_clip, image
         x = block(x)
     h = last.ln_1(x)
     _, expected = last.attn(h, h, h, need_weights=True)  # averaged over heads
-    found = faithfulness.last_cls_attention(VisionBranch(tuned()), images, BASE)
-    assert torch.allclose(found, expected[:, 0, 1:], atol=1e-5)
+    model = tuned(ZeroshotConfig())
+    found = faithfulness.relevance_maps(
+        model, images, torch.zeros(len(images), dtype=torch.long), model.text_features()
+    )
+    assert torch.allclose(found["attention"], expected[:, 0, 1:], atol=1e-5)
 
 
 def test_random_orders_are_the_same_for_every_model_and_batch_size(tuned, images):
