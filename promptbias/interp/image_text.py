@@ -52,7 +52,7 @@ class ImageText:
     @property
     def area(self) -> float:
         """Area under `deletion`: the mean score along it. Small if the map is faithful."""
-        return deletion_area(self.deletion)
+        return float(deletion_area(self.deletion))
 
     @property
     def random_areas(self) -> np.ndarray:

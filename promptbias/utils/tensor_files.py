@@ -174,7 +174,9 @@ class _PlainUnpickler(pickle.Unpickler):
     def load(self) -> Any:
         start = self.file.tell()
         for op, index, _ in pickletools.genops(self.file):
-            if op.name in ("PUT", "LONG_BINPUT") and index > self.room:  # for which the memo would be made to fit
+            if (
+                op.name in ("PUT", "LONG_BINPUT") and int(index or 0) > self.room
+            ):  # for which the memo would be made to fit
                 raise ValueError("a pickle whose memo is larger than the file")
         self.file.seek(start)
         return super().load()
