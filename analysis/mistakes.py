@@ -82,8 +82,8 @@ def plot(mistakes: Mistakes) -> dict[str, Figure]:
 def describe(mistakes: Mistakes) -> str:
     return (
         f"Of {mistakes.images} test images the tuned run gets {len(mistakes.index)} wrong; shown are those in which it "
-        "is most confident: above each picture the predicted class with its probability, and the true one. All of them are "
-        f"in mistakes.npz, with what {ZERO_SHOT} says; every test image is in the run's predictions.csv."
+        "is most confident: above each picture the predicted class with its probability, and the true one. All of them "
+        f"are in mistakes.npz, with what {ZERO_SHOT} says; every test image is in the run's predictions.csv."
     )
 
 
