@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -116,7 +116,7 @@ class Checkout:
         """Files that an earlier version put here and this one does not have."""
         return [name for name in self.record.files if name not in our_files()]
 
-    def new_folders(self, names: Iterator[str] | Sequence[str]) -> list[str]:
+    def new_folders(self, names: Iterable[str]) -> list[str]:
         """Folders that must be made for files, outer ones first."""
         found = []
         for name in names:
@@ -134,11 +134,12 @@ def attach(checkout: Checkout) -> list[str]:
     """
     files = checkout.to_write()
     source = checkout.source if train_py.has_import(checkout.source) else train_py.insert(checkout.source)
-    done = remove_files(checkout, checkout.outdated())
-    if files:
+    outdated = checkout.outdated()
+    done = remove_files(checkout, outdated)
+    if files or outdated:
         record = checkout.record
         record.version = __version__
-        record.folders += checkout.new_folders([*files])
+        record.folders += checkout.new_folders(files)
         record.files |= {name: checksum(path) for name, path in files.items()}
         checkout.write_record()  # before the files, so that an interrupted `attach` can be undone
         for name, path in files.items():

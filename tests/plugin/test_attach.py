@@ -3,6 +3,7 @@
 import os
 import subprocess
 
+import msgspec
 import pytest
 from foreign_checkout import make_checkout, run
 from hypothesis import example, given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from promptbias.host import train_py
 from promptbias.host.attach import RECORD, main
 from promptbias.utils.errors import UserError
+from promptbias.utils.files import checksum
 
 STATEMENTS = [
     "import dassl",
@@ -154,24 +156,18 @@ def test_what_was_edited_since_stays(checkout, capsys):
     assert contents(checkout) == before
 
 
-def test_files_of_an_earlier_version_are_replaced(checkout):
+@pytest.mark.parametrize("changed", [["old.sh"], ["old.sh", "main.sh"]])
+def test_files_of_an_earlier_version_are_replaced(changed, checkout):
     attach(checkout)
     after = contents(checkout)
-    record, old = checkout / RECORD, checkout / "scripts" / "promptbias" / "old.sh"
-    main_sh = checkout / "scripts" / "promptbias" / "main.sh"
-    known = sha256(main_sh)
-    for path in (old, main_sh):
+    record = msgspec.json.decode((checkout / RECORD).read_bytes())
+    for name in changed:
+        path = checkout / "scripts" / "promptbias" / name
         path.write_text("as it was\n")
-    text = record.read_text().replace(known, sha256(old))
-    record.write_text(text.replace('"files": {', f'"files": {{"scripts/promptbias/old.sh": "{sha256(old)}",'))
+        record["files"][f"scripts/promptbias/{name}"] = checksum(path)
+    (checkout / RECORD).write_bytes(msgspec.json.encode(record))
     assert attach(checkout, "--check") == 1 and attach(checkout) == 0
     assert contents(checkout) == after
-
-
-def sha256(path):
-    from promptbias.utils.files import checksum
-
-    return checksum(path)
 
 
 def test_a_line_that_the_author_wrote_is_enough(tmp_path):
