@@ -110,8 +110,18 @@ print("ok")
 def test_the_console_command_lists_its_commands(installed):
     done = installed(sys.executable, str(installed.site / "bin" / "promptbias"), "--help")
     assert done.returncode == 0
-    commands = ("train", "experiment", "analysis", "datasets", "predict", "explain", "export", "run", "attach", "methods")
-    for command in commands:
+    for command in [
+        "train",
+        "experiment",
+        "analysis",
+        "datasets",
+        "predict",
+        "explain",
+        "run",
+        "attach",
+        "export",
+        "methods",
+    ]:
         assert re.search(rf"\n +{command}\s", done.stdout)
 
 

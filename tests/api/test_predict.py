@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -134,7 +135,7 @@ def test_a_folder_without_images_and_a_run_that_is_none(predict, finished, tmp_p
         predict(tmp_path)
     with pytest.raises(UserError, match="holds no run"):
         main([str(tmp_path), "a.png"])
-    (tmp_path / "config.yaml").write_text(open(os.path.join(finished, "config.yaml")).read())
+    shutil.copy(os.path.join(finished, "config.yaml"), tmp_path)
     with pytest.raises(UserError, match="not finished"):
         main([str(tmp_path), "a.png"])
 
