@@ -50,8 +50,11 @@ def unique_names(names: dict[int, str]) -> dict[int, str]:
     unique: dict[int, str] = {}
     taken: set[str] = set()
     for label in sorted(names):
-        unique[label] = names[label] + (f" ({label})" if names[label] in taken else "")
-        taken.add(unique[label])
+        shown = names[label]
+        while shown in taken:
+            shown += f" ({label})"
+        unique[label] = shown
+        taken.add(shown)
     return unique
 
 

@@ -28,11 +28,16 @@ class Prediction(NamedTuple):
 
 
 def write_predictions(predictions: Iterable[Prediction], folder: str) -> None:
-    """Write `predictions.csv` into the folder of a run."""
+    """Write `predictions.csv` into the folder of a run; bytes of a file name that are no UTF-8 are escaped."""
     with atomic_write(os.path.join(folder, PREDICTIONS)) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Prediction._fields)
-        writer.writerows((*row[:3], f"{row.probability:.6f}") for row in predictions)
+        plain, quoted = (
+            csv.writer(file, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        plain.writerow(Prediction._fields)
+        for path, true, predicted, probability in predictions:
+            words = [word.encode(errors="backslashreplace").decode() for word in (path, true, predicted)]
+            # Python before 3.13 leaves a lone carriage return unquoted, and then takes it for the end of a row.
+            (quoted if "\r" in "".join(words) else plain).writerow([*words, f"{probability:.6f}"])
 
 
 def read_predictions(folder: str) -> Iterator[Prediction]:
@@ -51,12 +56,11 @@ def read_predictions(folder: str) -> Iterator[Prediction]:
             rows = csv.reader(file, strict=True)
             if tuple(next(rows, ())) != Prediction._fields:
                 raise ValueError(f"its first line is not {','.join(Prediction._fields)}")
-            for image, true, predicted, probability in rows:
-                row = Prediction(image, true, predicted, float(probability))
-                if not 0 <= row.probability <= 1:
-                    raise ValueError(f"{probability} is no probability")
-                yield row
-    except (ValueError, csv.Error) as error:  # bad UTF-8 is a ValueError, as is a line of another length
+            for words in rows:
+                if len(words) != 4 or not 0 <= float(words[3]) <= 1:
+                    raise ValueError(f"line {rows.line_num} is no prediction")
+                yield Prediction(*words[:3], float(words[3]))
+    except (ValueError, csv.Error) as error:  # bad UTF-8 is a ValueError too
         raise UserError(f"{path} is damaged ({error}); remove it and test the run with --eval-only") from error
 
 

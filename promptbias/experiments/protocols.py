@@ -220,6 +220,8 @@ def read_experiment(method: str, dataset: str, argv: Sequence[str]) -> Experimen
     layout.check_dataset(dataset)
     if argv and argv[0].startswith("-"):
         check_pairs(argv)
+    if len(argv) % 2 and argv[0].isupper():
+        raise UserError(f"options come as KEY VALUE pairs, but there are {len(argv)} words: {' '.join(argv)}")
     if len(argv) % 2:
         cfg, argv = layout.find_cfg(method, dataset, argv[0]), argv[1:]
     elif argv and not re.search("[A-Z]", argv[0]):  # keys are in capitals, so this is a CFG
