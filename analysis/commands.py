@@ -51,9 +51,6 @@ FIGURES: dict[str, Command] = {
         "accuracy of a stock CLIP with the prompts' mean contribution as biases, without training",
         old_names=("to-bias",),
     ),
-    "mistakes": Command(
-        "the test images that the tuned run gets wrong with the most confidence", shows_compared_runs=False
-    ),
     "faithfulness": Command(
         "deletion curves: accuracy while patches are removed in the order of a map, and the area under it",
         old_names=("truth",),

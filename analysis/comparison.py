@@ -147,10 +147,6 @@ class Comparison:
         image, label = one_image(self.cfg, self._test[index], self._transform)
         return image.to(self.device), label
 
-    def path(self, index: int) -> str:
-        """The file of test image `index`."""
-        return self._test[index].impath
-
     def picture(self, image: Tensor) -> np.ndarray:
         """A preprocessed image (1, 3, S, S) as a picture to show: (S, S, 3), from 0 to 1."""
         picture = image[0].cpu().permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""All figures of a run on one page that needs nothing else: no network, no other file."""
+"""All figures of a run, and its worst mistakes, on one page that needs nothing else: no network, no other file."""
 
 import argparse
 import base64
@@ -12,6 +12,7 @@ from . import figures, pages
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options, module_of
 from .comparison import Comparison
+from .mistakes import Mistakes, find_mistakes
 
 
 @dataclass
@@ -46,10 +47,11 @@ def main(args: argparse.Namespace) -> None:
     """Run every command of `FIGURES` on one comparison and write its files, and `index.html`, into `args.output`."""
     figures.check_writable(args.output)
     comparison = load_comparison(args)
+    mistakes = find_mistakes(args.model_dir, comparison.cfg.DATASET.ROOT)
     sections = [make_section(name, comparison, args) for name in FIGURES]
     path = os.path.join(args.output, "index.html")
     with atomic_write(path) as file:
-        file.write(render(facts(comparison, args), sections))
+        file.write(render(facts(comparison, args), sections, mistakes))
     print(f"written: {path}")
 
 
@@ -88,7 +90,7 @@ def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def render(about: dict[str, str], sections: list[Section]) -> str:
+def render(about: dict[str, str], sections: list[Section], mistakes: Mistakes) -> str:
     """The page, as HTML."""
     shown = {key: value for key, value in about.items() if key != "title"}
-    return pages.render("report.html.j2", title=about["title"], facts=shown, sections=sections)
+    return pages.render("report.html.j2", title=about["title"], facts=shown, sections=sections, mistakes=mistakes)

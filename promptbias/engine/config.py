@@ -4,12 +4,13 @@ import argparse
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
 
 from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.files import regular_file
 from promptbias.utils.paths import HOME
 from promptbias.utils.yaml_files import read_yaml
 
@@ -36,8 +37,8 @@ def find_file(path: str) -> str:
     """
     ours = os.path.join(HOME, path)
     for candidate in (path, ours):
-        if os.path.isfile(candidate):
-            return candidate
+        if os.path.exists(candidate):
+            return regular_file(candidate)
     folders = [os.path.dirname(candidate) or "." for candidate in (path, ours)]
     folder = next((folder for folder in folders if os.path.isdir(folder)), folders[0])
     names = [os.path.basename(p) for p in glob.glob(os.path.join(glob.escape(folder), "*.yaml"))]
@@ -49,16 +50,15 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file and its bases into `cfg`.
 
     Raises:
-        UserError: no such file, not YAML, or a key that no config has.
+        UserError: no such file, not YAML, a key that no config has, or a value of another type.
     """
     found = find_file(path)
     try:
-        keys = read_yaml(found)
-        if isinstance(keys.get("INPUT"), dict) and isinstance(keys["INPUT"].get("SIZE"), int):
-            keys["INPUT"]["SIZE"] = [keys["INPUT"]["SIZE"]] * 2
-        cfg.merge_from_other_cfg(CfgNode(keys))
+        cfg.merge_from_other_cfg(CfgNode(fit_mapping(cfg, read_yaml(found))))
     except YACS_ERRORS as error:
         raise UserError(f"{path}: {explain(cfg, error)}") from error
+    except UserError as error:
+        raise error if path in str(error) else UserError(f"{path}: {error}") from error
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
@@ -69,21 +69,68 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     """
     check_pairs(options)
     known = flatten(cfg)
-    for key in options[::2]:
+    fitted: list[Any] = []
+    for key, value in zip(options[::2], options[1::2]):
         if key not in known:
             raise UserError(unknown_key(key, known))
+        fitted += [key, fit(key, known[key], value)]
     try:
-        pairs = zip(options[::2], options[1::2])
-        square = re.compile(r"\d+")  # INPUT.SIZE 224 is (224, 224)
-        cfg.merge_from_list(
-            [
-                word
-                for key, value in pairs
-                for word in (key, f"({value}, {value})" if key == "INPUT.SIZE" and square.fullmatch(value) else value)
-            ]
-        )
+        cfg.merge_from_list(fitted)
     except YACS_ERRORS as error:
         raise UserError(explain(cfg, error)) from error
+
+
+def fit_mapping(node: CfgNode, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The content of a YAML file with every value as `fit` has it; a node with nothing below it says nothing."""
+    fitted: dict[str, Any] = {}
+    for key, value in given.items():
+        due = node.get(key)
+        if isinstance(due, CfgNode) and isinstance(value, dict):
+            fitted[key] = fit_mapping(due, value, f"{prefix}{key}.")
+        elif not isinstance(due, CfgNode):
+            fitted[key] = fit(prefix + key, due, value)
+        elif value is not None:
+            fitted[key] = value
+    return fitted
+
+
+def fit(key: str, due: Any, given: Any) -> Any:
+    """A value in the type of the one that it replaces, where it is clear what was meant; otherwise as it is.
+
+    >>> fit("INPUT.SIZE", (224, 224), "64"), fit("OPTIM.LR", 0.1, 1), fit("USE_CUDA", True, "false")
+    ((64, 64), 1.0, False)
+
+    Args:
+        given: text of the command line, which may be a Python literal, or what a YAML holds.
+
+    Raises:
+        UserError: there is no value, or its text is not one.
+    """
+    try:
+        value = CfgNode._decode_cfg_value(given)
+    except (MemoryError, RecursionError) as error:  # of Python's own parser
+        raise UserError(f"the value of {key} is nested too deeply") from error
+    if isinstance(due, str):
+        if value is None:
+            return ""
+        if isinstance(value, str) or not isinstance(given, (str, int, float)) or isinstance(given, bool):
+            return given
+        return repr(str(given))  # text such as "{}" or "2024", which yacs would take for a literal
+    if value is None and due is not None:
+        raise UserError(f"{key} has no value{such_as(key, due)}")
+    if type(value) is int and key == "INPUT.SIZE":
+        return (value, value)
+    if type(value) is int and isinstance(due, float) and abs(value) < 2**53:
+        return float(value)
+    if isinstance(due, bool) and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return given
+
+
+def such_as(key: str, due: Any) -> str:
+    """An example for a key: the value that it has, unless that says little."""
+    due = (224, 224) if key == "INPUT.SIZE" and due == LEFT_OUT else due
+    return f" (such as {due!r})" if due not in (None, "", (), []) else ""
 
 
 def check_pairs(options: Sequence[str]) -> None:
@@ -104,7 +151,8 @@ def explain(cfg: CfgNode, error: Exception) -> str:
     message = str(error.args[0] if error.args else error)
     types = re.match(r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\)", message)
     if types:  # the values, of which a whole node may be one, come after it
-        return "{} must be of type {}, not {}".format(message.split(": ")[-1], *types.groups())
+        key = message.split(": ")[-1]
+        return "{} must be of type {}, not {}{}".format(key, *types.groups(), such_as(key, flatten(cfg).get(key)))
     if not message.startswith("Non-existent"):
         return message.splitlines()[0]
     return unknown_key(message.split(": ")[-1], flatten(cfg))

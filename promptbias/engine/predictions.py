@@ -1,47 +1,70 @@
-"""`predictions.csv`: what a test said of every image, written beside `results.json`."""
+"""Which class each test image was given, and how surely: `predictions.csv` in the folder of a run. Needs no torch."""
 
 import csv
+import heapq
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import atomic_write, regular_file
 
-from promptbias.utils.files import atomic_write
-
-FILE = "predictions.csv"
-COLUMNS = ("path", "true", "predicted", "probability")
+PREDICTIONS = "predictions.csv"
 
 
-class Predictions:
-    """Collects what a test says, batch by batch; the device is waited for only when it is written."""
+class Prediction(NamedTuple):
+    """One test image.
 
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.labels: list[Tensor] = []
-        self.predicted: list[Tensor] = []
-        self.probabilities: list[Tensor] = []
+    Attributes:
+        path: relative to DATASET.ROOT, so that runs on different machines can be compared.
+        true, predicted: class names.
+        probability: that the model gives to the predicted class.
+    """
 
-    def add_images(self, paths: Sequence[str], labels: Tensor) -> None:
-        """The files (B,) of a batch and their labels (B,)."""
-        self.paths += paths
-        self.labels.append(labels)
+    path: str
+    true: str
+    predicted: str
+    probability: float
 
-    def add_logits(self, logits: Tensor) -> None:
-        """Logits (B, K) of the batch."""
-        probability, label = logits.float().softmax(-1).max(-1)
-        self.predicted.append(label)
-        self.probabilities.append(probability)
 
-    def write(self, folder: str, names: dict[int, str]) -> None:
-        """Write the file into `folder`.
+def write_predictions(predictions: Iterable[Prediction], folder: str) -> None:
+    """Write `predictions.csv` into the folder of a run; bytes of a file name that are no UTF-8 are escaped."""
+    with atomic_write(os.path.join(folder, PREDICTIONS)) as file:
+        plain, quoted = (
+            csv.writer(file, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        plain.writerow(Prediction._fields)
+        for path, true, predicted, probability in predictions:
+            words = [word.encode(errors="backslashreplace").decode() for word in (path, true, predicted)]
+            # Python before 3.13 leaves a lone carriage return unquoted, and then takes it for the end of a row.
+            (quoted if "\r" in "".join(words) else plain).writerow([*words, f"{probability:.6f}"])
 
-        Args:
-            names: label -> class name.
-        """
-        columns = [torch.cat(values).tolist() for values in (self.labels, self.predicted, self.probabilities)]
-        rows = zip(self.paths, *columns)
-        with atomic_write(os.path.join(folder, FILE)) as file:
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(COLUMNS)
-            out.writerows((path, names[true], names[said], f"{p:.6f}") for path, true, said, p in rows)
+
+def read_predictions(folder: str) -> Iterator[Prediction]:
+    """The predictions of the run in `folder`, in the order of its test set, one at a time.
+
+    Raises:
+        UserError: there are none, or the file is damaged.
+    """
+    path = os.path.join(folder, PREDICTIONS)
+    if not os.path.exists(path):
+        raise UserError(
+            f"{folder} holds no {PREDICTIONS}, as runs of earlier versions do not; test it with --eval-only"
+        )
+    try:
+        with open(regular_file(path), encoding="utf-8", newline="") as file:
+            rows = csv.reader(file, strict=True)
+            if tuple(next(rows, ())) != Prediction._fields:
+                raise ValueError(f"its first line is not {','.join(Prediction._fields)}")
+            for words in rows:
+                if len(words) != 4 or not 0 <= float(words[3]) <= 1:
+                    raise ValueError(f"line {rows.line_num} is no prediction")
+                yield Prediction(*words[:3], float(words[3]))
+    except (ValueError, csv.Error) as error:  # bad UTF-8 is a ValueError too
+        raise UserError(f"{path} is damaged ({error}); remove it and test the run with --eval-only") from error
+
+
+def worst_mistakes(predictions: Iterable[Prediction], count: int) -> list[Prediction]:
+    """The `count` wrong predictions of the highest probability, the highest first."""
+    wrong = (row for row in predictions if row.true != row.predicted)
+    return heapq.nsmallest(count, wrong, key=lambda row: (-row.probability, row.path))

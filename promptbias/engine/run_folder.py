@@ -11,6 +11,7 @@ import msgspec
 from yacs.config import CfgNode
 
 from promptbias.engine.config import flatten
+from promptbias.engine.predictions import PREDICTIONS
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write, remove_partial_files
 from promptbias.utils.seals import read_json, read_text, seal_json, seal_text
@@ -162,8 +163,9 @@ def rotate_log(folder: str) -> None:
 
 def remove_results(folder: str) -> None:
     """To be called when training begins: a run that is not finished has no results."""
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(folder, RESULTS))
+    for name in (RESULTS, PREDICTIONS):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
 
 
 def write_results(results: dict[str, Any], folder: str) -> None:

@@ -37,21 +37,47 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     coop.add_argument("--source-domains", nargs="+", help="DATASET.SOURCE_DOMAINS; these datasets have none")
     coop.add_argument("--target-domains", nargs="+", help="DATASET.TARGET_DOMAINS; these datasets have none")
     coop.add_argument("--head", default="", help="MODEL.HEAD.NAME; these methods have none")
-    return parser.parse_args(argv)
+    return parse_mixed(parser, argv)
+
+
+def parse_mixed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Flags and KEY VALUE pairs in any order; argparse alone takes whatever follows the first KEY for pairs.
+
+    Raises:
+        UserError: an unknown flag after a pair, or a flag where a value is due.
+    """
+    args = parser.parse_args(argv)
+    flags = {"-h", "--help", *("--" + name.replace("_", "-") for name in vars(args) if name != "opts")}
+    pairs: list[str] = []
+    while args.opts:
+        key, value = args.opts[0].split("=")[0], args.opts[1:2]
+        if key in flags:
+            args = parser.parse_args(args.opts, args)
+            continue
+        if key.startswith("-"):
+            raise UserError(f"there is no flag {key}: {nearest(key, flags)}")
+        if value and value[0] in flags:
+            raise UserError(f"options come as KEY VALUE pairs, but {key} is followed by the flag {value[0]}")
+        pairs += args.opts[:2]
+        args.opts = args.opts[2:]
+    args.opts = pairs
+    return args
 
 
 def check_args(args: argparse.Namespace, cfg) -> None:
     """Refuse flags that do not name something, or do not go together.
 
     Raises:
-        UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
-            folder of a training run.
+        UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, a test in the
+            folder of a training run, or as `check_writable`.
     """
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
     from promptbias.engine import run_folder
+    from promptbias.engine.checks import check_writable
 
+    check_writable(cfg)
     for what, flag, name, registry in (
         ("trainer", "--trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY),
         ("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY),
@@ -60,6 +86,10 @@ def check_args(args: argparse.Namespace, cfg) -> None:
             raise UserError(f"no {what} is named; give {flag}")
         if name not in registry.registered_names():
             raise UserError(f'there is no {what} "{name}": {nearest(name, registry.registered_names())}')
+    if not cfg.MODEL.BACKBONE.NAME:
+        raise UserError("no CLIP is named; give --config-file, or --backbone")
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; give --output-dir, which is . for the working folder")
     if args.eval_only:
         run_folder.refuse_training_run(cfg.OUTPUT_DIR)
     if cfg.SEED >= 2**32:

@@ -21,8 +21,8 @@ from .custom_clip import ConfiguredCLIP, device_of, grad_scaler
 from .data import check_reading
 from .host_config import with_own_options
 from .losses import EpochLosses, refuse_diverged
-from .metrics import results
-from .predictions import Predictions
+from .metrics import PredictedClasses, results
+from .predictions import write_predictions
 
 
 class TuningTrainer(TrainerX):
@@ -58,6 +58,7 @@ class TuningTrainer(TrainerX):
         cfg = self.cfg
         self.model = self.custom_clip(cfg, self.dm.dataset.classnames, load_clip(cfg.MODEL.BACKBONE.NAME))
         self.model.to(self.device)
+        self.predicted = PredictedClasses()
         adapters = self.model.adapters
         count = adapters.trainable_parameters
         print(
@@ -136,9 +137,8 @@ class TuningTrainer(TrainerX):
     # Testing
 
     def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        image, label = self.parse_batch_train(batch)
-        self.predictions.add_images(batch["impath"], label)
-        return image, label
+        self.predicted.paths += batch["impath"]
+        return self.parse_batch_train(batch)
 
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W).
@@ -151,7 +151,7 @@ class TuningTrainer(TrainerX):
             raise UserError(
                 "the logits are not finite; train with a lower OPTIM.LR, or set PREC fp32 if the parameters are large"
             )
-        self.predictions.add_logits(logits)
+        self.predicted.add(logits)
         return logits
 
     def test(self, split: str | None = None) -> float:
@@ -168,16 +168,17 @@ class TuningTrainer(TrainerX):
                 run_folder.refuse_training_run(self.output_dir)
             run_folder.write_config(self.cfg, self.output_dir)
         started, trained = time.perf_counter(), self.seconds_trained()
-        self.predictions = Predictions()
+        self.predicted = PredictedClasses()
         accuracy = super().test(split)
         if split is None:
+            true, root = self.evaluator._y_true, self.cfg.DATASET.ROOT
+            write_predictions(self.predicted.rows(true, self.lab2cname, root), self.output_dir)
             seconds = {
                 "first_step": self.seconds_to_first_step,
                 "train": trained,
                 "test": time.perf_counter() - started,
             }
             rounded = {what: round(value, 2) for what, value in seconds.items()}
-            self.predictions.write(self.output_dir, self.lab2cname)
             run_folder.write_results(results(self, accuracy, rounded), self.output_dir)
         return accuracy
 

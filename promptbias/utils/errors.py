@@ -1,6 +1,7 @@
 """Errors that a user can cause, reported in one sentence."""
 
 import difflib
+import errno
 import io
 import os
 import re
@@ -9,7 +10,14 @@ import sys
 from collections.abc import Callable, Iterable
 
 from promptbias.utils.paths import IN_CHECKOUT
-from promptbias.utils.startup import STOPS, Terminated, defer_unused_imports, disable_malloc_trim, handle_signals
+from promptbias.utils.startup import (
+    STOPS,
+    Terminated,
+    defer_unused_imports,
+    disable_malloc_trim,
+    handle_signals,
+    stopped,
+)
 
 
 class UserError(Exception):
@@ -32,6 +40,7 @@ THREADS = (
     "no further thread or process could be started; raise the limits (ulimit -u, ulimit -v), or use fewer "
     "(OMP_NUM_THREADS=1, DATALOADER.NUM_WORKERS 0)"
 )
+LIBRARIES = "there is too little memory to load PyTorch; raise the limit (ulimit -v, or that of your batch system)"
 SHARED_MEMORY = "shared memory ran out; set DATALOADER.NUM_WORKERS to 0, or make /dev/shm larger"
 WORKER = "a worker that reads images was killed, as it happens when memory runs out; lower DATALOADER.NUM_WORKERS"
 EXHAUSTED = {
@@ -49,7 +58,7 @@ EXHAUSTED = {
     "can't allocate memory": MEMORY,
     "cannot allocate memory": MEMORY,
     "bad_alloc": MEMORY,
-    "failed to map segment": MEMORY,
+    "failed to map segment": LIBRARIES,
 }
 
 
@@ -86,8 +95,10 @@ def sentence(error: BaseException) -> str:
         install = "pip install -e ." if IN_CHECKOUT else "pip install promptbias"
         return f"{error.name} is not installed; run `{install}`, or activate its environment"
     if isinstance(error, OSError):
-        named = error.filename is not None and error.strerror
-        return f"{os.fsdecode(error.filename)}: {error.strerror}" if named else str(error)
+        what = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"the disk is full ({what}); free some space, or choose another output folder"
+        return f"{error.filename}: {what}" if error.filename else what
     return ""
 
 
@@ -105,6 +116,7 @@ def cli(main: Callable[[], int | None]) -> None:
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt as error:
+        stopped()
         status, message = STOPS[signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT]
         print(str(error) or message, file=sys.stderr)
     except BrokenPipeError:

@@ -4,12 +4,16 @@ import os
 import signal
 import sys
 import time
-from types import FrameType
+from collections.abc import Iterator
+from types import CodeType, FrameType
 
 PROCESS_START = time.perf_counter()  # approximately: commands import this module first
 
 # What a signal makes of a command: its exit status, as shells count it, and what it says.
 STOPS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+RETRY = 0.05  # seconds
+# Functions in which Python ignores exceptions: destructors (those of data loaders take long), and what runs around a fork.
+DEAF = ("__del__", "_launch")
 
 
 class Terminated(KeyboardInterrupt):
@@ -20,30 +24,48 @@ def handle_signals() -> None:
     """From now on Ctrl-C and SIGTERM end this process as they end a command: in one line, with the usual status.
 
     While a module is being imported, and at the second signal, it ends at once. Otherwise KeyboardInterrupt or
-    Terminated is raised, so that nothing stays half-written. A signal that the parent process ignores (`nohup`, `&` in
-    a script) stays ignored.
+    Terminated is raised, so that nothing stays half-written; again and again where it goes astray, until `stopped`. A
+    signal that the parent process ignores (`nohup`, `&` in a script) stays ignored.
     """
     owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a worker of a data loader, forked from the process that says what happened
             os._exit(0)
-        if _importing(frame):  # extension modules may swallow an exception, or die of it
-            _exit(number)
+        if any("importlib._bootstrap" in code.co_filename for code in _stack(frame)):
+            _exit(number)  # extension modules may swallow an exception, or die of it
         for each in STOPS:
-            signal.signal(each, lambda number, frame: _exit(number))
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            signal.signal(each, lambda number, _: _exit(number))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises for workers that the same signal has ended
+        sys.unraisablehook = lambda _: None  # objects that are torn down half-made complain
+        signal.signal(signal.SIGALRM, lambda _, later: _raise(number, later))
+        signal.setitimer(signal.ITIMER_REAL, RETRY, RETRY)
+        _raise(number, frame)
 
     for number in STOPS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
 
 
-def _importing(frame: FrameType | None) -> bool:
-    """Whether this stack is inside an import statement."""
-    while frame is not None and "importlib._bootstrap" not in frame.f_code.co_filename:
+def stopped() -> None:
+    """To be called where KeyboardInterrupt has arrived: it is not raised again."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    """Raise what a signal means, unless it is on its way already or would be ignored here."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    if error is None and not any(code.co_name in DEAF for code in _stack(frame)):
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _stack(frame: FrameType | None) -> Iterator[CodeType]:
+    """The functions on the stack, the innermost first."""
+    while frame is not None:
+        yield frame.f_code
         frame = frame.f_back
-    return frame is not None
 
 
 def _exit(number: int) -> None:

@@ -1,12 +1,18 @@
-"""Configs: `_BASE_` in YAML files, where files are looked for, and what the shipped configurations say."""
+"""Configs: YAML files and their `_BASE_`, values and flags of the command line, and what the shipped ones say."""
 
+import functools
 import glob
 import os
+import time
 
 import pytest
+import yaml
 from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from yacs.config import CfgNode
 
-from promptbias.engine import config
+from promptbias.engine import checks, config
 from promptbias.engine.discovery import register_all
 from promptbias.engine.train import parse_args
 from promptbias.utils.errors import UserError
@@ -98,6 +104,92 @@ def test_a_damaged_base_is_named(write):
         read_yaml(write("top.yaml", "_BASE_: base.yaml\n"))
 
 
+def levels(first, line):
+    """YAML of eight levels, each of which names the one before it nine times."""
+    return first + "".join(
+        line.format(new=new, old=",".join(9 * ["*" + old])) for old, new in zip("abcdefgh", "bcdefghi")
+    )
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("A: &x {B: *x}", "line 1: *x stands for something that it is itself a part of"),
+        ("A: 1\nB: &x [*x]", "line 2: *x stands for"),
+        ("A: " + 5000 * "[", "nested more than 20 deep"),
+        ("A: " + 5000 * "{a: ", "nested more than 20 deep"),
+        (levels("a: &a [1]\n", "{new}: &{new} [{old}]\n"), "more than 10,000 values"),
+        (levels("a: &a {x: 1}\n", "{new}: &{new} {{<<: [{old}]}}\n"), "more than 10,000 values"),
+        ("A: [" + 20_000 * "1," + "]", "more than 10,000 values"),
+        ("A: " + 300_000 * "x", "more than 200,000 bytes"),
+        ("A: 1\n2: x", "line 2: 2 stands where a key is due"),
+        ("on: x", "on stands where a key is due"),
+        ("? [a, b]\n: x", "a list or mapping stands where a key is due"),
+        ("A: 1\nB: 2\nA: 3", "line 3: the key A stands twice"),
+        ("A: 2020-01-01", "2020-01-01 is a date; write it in quotes"),
+        ("A: !!set {b}", "marked !!set"),
+        ("A: !!binary aGVsbG8=", "marked !!binary"),
+        ("A: !!python/object/apply:os.system [x]", "marked !!python/object/apply:os.system"),
+        ("A: !!int many", "cannot be read"),
+        ("A: !!int ''", "cannot be read"),
+        ("A: !!bool maybe", "cannot be read"),
+        ("A: " + 5000 * "9", "cannot be read"),
+        ("A: *b", "undefined alias"),
+        ("A: 1\n---\nA: 2", "another document in line 2"),
+        ("A: \0", "not YAML in UTF-8"),
+    ],
+)
+def test_what_a_config_cannot_hold_is_refused_at_once(write, text, said):
+    path, started = write("odd.yaml", text), time.monotonic()
+    with pytest.raises(UserError) as refused:
+        read_yaml(path)
+    assert said in str(refused.value) and path in str(refused.value) and "\n" not in str(refused.value)
+    assert time.monotonic() - started < 5
+
+
+def test_anchors_and_merge_keys_may_be_used(write):
+    text = "x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\nz: [*x, *x]\nd: '2020-01-01'\n"
+    assert read_yaml(write("anchors.yaml", text)) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_config_that_is_no_file_is_not_waited_for(tmp_path, kind):
+    path = str(tmp_path / "odd.yaml")
+    os.mkdir(path) if kind == "folder" else os.mkfifo(path)
+    (tmp_path / "top.yaml").write_text("_BASE_: odd.yaml\n")
+    for read in (config.find_file, read_yaml, lambda path: read_yaml(str(tmp_path / "top.yaml"))):
+        with pytest.raises(UserError, match="odd.yaml is a .*, not a file"):
+            read(path)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+MAPPINGS = st.dictionaries(
+    st.text(min_size=1).filter(lambda key: key not in ("_BASE_", "<<", "=")),
+    st.recursive(
+        SCALARS, lambda of: st.lists(of, max_size=3) | st.dictionaries(st.text(), of, max_size=3), max_leaves=9
+    ),
+)
+ONE_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@ONE_FOLDER
+@given(MAPPINGS, st.booleans())
+def test_whatever_yaml_can_write_of_plain_values_is_read(tmp_path, mapping, flow):
+    text = yaml.safe_dump(mapping, default_flow_style=flow)
+    (tmp_path / "plain.yaml").write_bytes(text.encode())
+    assert read_yaml(str(tmp_path / "plain.yaml")) == mapping
+
+
+@ONE_FOLDER
+@given(st.binary() | st.text("ab:-?[]{},&*!|>'\"%@ #\n\t<~0", max_size=80).map(str.encode))
+def test_any_bytes_are_a_mapping_or_one_sentence(tmp_path, content):
+    (tmp_path / "bytes.yaml").write_bytes(content)
+    try:
+        assert isinstance(read_yaml(str(tmp_path / "bytes.yaml")), dict)
+    except UserError as refused:
+        assert str(refused).isprintable()
+
+
 def test_an_unknown_key_of_a_base_is_one_sentence(write):
     from dassl.config import get_cfg_default
 
@@ -132,6 +224,87 @@ def test_the_familys_own_files_merge(write):
         ),
     )
     assert cfg.INPUT.SIZE == (224, 224) and cfg.OPTIM.WARMUP_CONS_LR == 1e-5 and cfg.DATALOADER.TRAIN_X.BATCH_SIZE == 32
+
+
+@pytest.mark.parametrize(
+    "key, text, value",
+    [
+        ("INPUT.SIZE", "64", (64, 64)),
+        ("OPTIM.LR", "1", 1.0),
+        ("USE_CUDA", "false", False),
+        ("DATASET.ROOT", "2024", "2024"),
+        ("DATASET.NAME", "{}", "{}"),
+        ("DATASET.NAME", "'quoted'", "quoted"),
+        ("DATASET.NAME", "None", ""),
+        ("OPTIM.STEPSIZE", "[1, 2]", (1, 2)),
+    ],
+)
+def test_a_value_is_taken_for_what_is_clearly_meant(write, key, text, value):
+    from dassl.config import get_cfg_default
+
+    by_pair, by_file = get_cfg_default(), get_cfg_default()
+    config.merge_options(by_pair, [key, text])
+    node, name = key.rpartition(".")[::2]
+    written = f"{node}: {{{name}: {text!r}}}\n" if node else f"{name}: {text}\n"
+    config.merge_file(by_file, write("value.yaml", written))
+    for cfg in (by_pair, by_file):
+        found = config.flatten(cfg)[key]
+        assert found == value and type(found) is type(value)
+
+
+def test_a_node_with_nothing_below_it_says_nothing(write):
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    config.merge_file(cfg, write("empty.yaml", "OPTIM:\nTRAINER: {NAME: X, MCD: }\n"))
+    assert cfg.OPTIM == get_cfg_default().OPTIM and cfg.TRAINER.MCD == get_cfg_default().TRAINER.MCD
+    with pytest.raises(UserError, match=r"value.yaml: OPTIM.LR has no value \(such as 0.0003\)"):
+        config.merge_file(cfg, write("value.yaml", "OPTIM: {LR: }\n"))
+
+
+FLAGS = (["--seed", "3"], ["--trainer", "X"], ["--eval-only"], ["--backbone=tiny"])
+PAIRS = (["OPTIM.LR", "-1e-3"], ["TRAINER.X.WORDS", "-- a"], ["INPUT.SIZE", "64"])
+
+
+@given(st.permutations(FLAGS + PAIRS))
+def test_flags_and_pairs_come_in_any_order(parts):
+    args = vars(parse_args([word for part in parts for word in part]))
+    pairs = [word for part in parts if part in PAIRS for word in part]
+    first = vars(parse_args([*(word for part in FLAGS for word in part), *pairs]))
+    assert args == first and args["opts"] == pairs and args["backbone"] == "tiny" and args["eval_only"]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["A.B", "1", "--bakbone", "x"], 'there is no flag --bakbone: did you mean "--backbone"?'),
+        (["A.B", "--backbone", "x"], "A.B is followed by the flag --backbone"),
+        (["A.B", "1", "--", "C.D", "1"], "there is no flag --:"),
+        (["A.B", "1", "-1", "2"], "there is no flag -1:"),
+    ],
+)
+def test_what_is_no_pair_and_no_flag_is_one_sentence(words, said):
+    with pytest.raises(UserError) as refused:
+        parse_args(words)
+    assert said in str(refused.value)
+
+
+NUMBERS = st.floats() | st.integers(-(10**30), 10**30) | st.sampled_from([True, False, None, "1", (1,)])
+
+
+@given(st.sampled_from(sorted(checks.RANGES)), NUMBERS)
+def test_a_number_is_used_only_inside_its_range(key, value):
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    *nodes, name = key.split(".")
+    functools.reduce(lambda node, inner: node[inner], nodes, cfg)[name] = value
+    low, high = checks.RANGES[key]
+    if type(value) in (int, float) and low <= value <= high and abs(value) != float("inf"):
+        checks.check_values(cfg)
+    else:
+        with pytest.raises(UserError, match=key):
+            checks.check_values(cfg)
 
 
 # The properties of the shipped configurations: the paper's setting, and what the tiny CLIP changes.

@@ -71,6 +71,7 @@ def test_eval_only_gives_the_same_number(run, train_py, tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((path / "results.json").read_text()) for path in (folder, tmp_path / "eval"))
     assert first["accuracy"] == second["accuracy"] and first["per_class"] == second["per_class"]
+    assert (folder / "predictions.csv").read_text() == (tmp_path / "eval" / "predictions.csv").read_text()
 
 
 def test_the_same_command_gives_the_same_bits(run, train_py, tmp_path):
