@@ -114,15 +114,6 @@ class Stub:
     append = extend = add = update = __setitem__ = _ignore  # what unpickling calls on subclasses of containers
 
 
-def _tensor(flat: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> torch.Tensor:
-    """A view of a storage; torch rejects one that exceeds it."""
-    return flat.as_strided(size, stride, offset)
-
-
-def _parameter(data: torch.Tensor, requires_grad: bool, *_: Any) -> torch.nn.Parameter:
-    return torch.nn.Parameter(data, requires_grad)
-
-
 def _tensor(room: int, flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *more: Any) -> Tensor:
     """A view of a storage; torch rejects one that exceeds it.
 
@@ -183,7 +174,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def load(self) -> Any:
         start = self.file.tell()
         for op, index, _ in pickletools.genops(self.file):
-            if op.name in ("PUT", "LONG_BINPUT") and index > self.room:  # for which the memo would be made to fit
+            if op.name in ("PUT", "LONG_BINPUT") and (index or 0) > self.room:  # for which the memo would be made to fit
                 raise ValueError("a pickle whose memo is larger than the file")
         self.file.seek(start)
         return super().load()
