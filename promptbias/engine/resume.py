@@ -6,6 +6,7 @@ import os
 from typing import Annotated, Any
 
 import msgspec
+import torch
 from torch import Tensor
 
 from promptbias.utils.errors import UserError
@@ -22,7 +23,7 @@ class ParameterGroup(msgspec.Struct):
 
 
 class Optimizer(msgspec.Struct):
-    state: dict[int, dict[str, Tensor | None | int | float]]
+    state: dict[int, dict[str, Any]]
     param_groups: list[ParameterGroup]
 
 
@@ -109,16 +110,20 @@ def set_optimizer_state(optimizer: Any, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the state is not one of such an optimizer.
     """
+    values = [value for kept in state["state"].values() for value in kept.values()]
+    if not all(isinstance(value, (Tensor, int, float, type(None))) for value in values):
+        raise ValueError("the state of the optimizer holds more than tensors and numbers")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict(state)
     if not same_form(optimizer.state_dict()["param_groups"], groups):
         raise ValueError("the options of the optimizer are not those of this optimizer")
     for parameter, kept in optimizer.state.items():
-        for name, value in kept.items():
-            if name != "step" and isinstance(value, Tensor) and value.shape != parameter.shape:
+        tensors = {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
+        for name, value in tensors.items():
+            if name != "step" and isinstance(kept[name], Tensor) and value.shape != parameter.shape:
                 raise ValueError(
                     f"{name} of the optimizer has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
                 )
-        problem = unusable(((k, v) for k, v in kept.items() if isinstance(v, Tensor)), largest=1e300)
+        problem = unusable(tensors.items(), largest=1e300)
         if problem:
             raise ValueError(f"of the optimizer, {problem}")

@@ -174,9 +174,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def load(self) -> Any:
         start = self.file.tell()
         for op, index, _ in pickletools.genops(self.file):
-            if (
-                op.name in ("PUT", "LONG_BINPUT") and int(index or 0) > self.room
-            ):  # for which the memo would be made to fit
+            if op.name in ("PUT", "LONG_BINPUT") and (index or 0) > self.room:  # the memo would be made to fit it
                 raise ValueError("a pickle whose memo is larger than the file")
         self.file.seek(start)
         return super().load()

@@ -10,7 +10,6 @@ import yaml
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from yacs.config import CfgNode
 
 from promptbias.engine import checks, config
 from promptbias.engine.discovery import register_all
