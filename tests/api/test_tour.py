@@ -10,7 +10,6 @@ from conftest import ROOT
 sys.path.insert(0, os.path.join(ROOT, "docs"))
 import run_tour
 
-
 PICTURES = {"image/png", "image/jpeg"}
 
 
