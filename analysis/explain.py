@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .explanation_figure import worth
 
     figures.check_writable(args.out)
-    model = (
+    model: Any = (
         load_clip(args.backbone).to(device_for(args.device)) if args.backbone else load(args.run, device=args.device)
     )
     reader = ImageReader(open_image)

@@ -32,7 +32,7 @@ from . import figures, pages
 from .explanation_figure import draw
 
 PLAIN = "CLIP"
-SCREEN_DPI = 110  # in notebooks and pages
+SCREEN_DPI = 100  # in notebooks and pages
 HOW_TO_READ = (
     "Relevancy is what speaks for the text in the image (as a map over the patches, 1 being the average patch) and in "
     "the text's own words (as shares); it is computed from attention and its gradients in all blocks. Maps of one text "

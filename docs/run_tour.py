@@ -41,7 +41,7 @@ def smaller(png: str) -> tuple[str, str]:
     """A PNG in base64 as the smaller of PNG and JPEG: its kind, and it in base64."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     found = {}
-    for kind, options in {"png": {"optimize": True}, "jpeg": {"quality": 85, "subsampling": 0}}.items():
+    for kind, options in {"png": {"optimize": True}, "jpeg": {"quality": 75, "subsampling": 0}}.items():
         buffer = io.BytesIO()
         picture.save(buffer, kind, **options)
         found[f"image/{kind}"] = base64.b64encode(buffer.getvalue()).decode()

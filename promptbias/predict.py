@@ -10,6 +10,7 @@ An image that cannot be read is skipped, with a line on stderr, and the exit sta
 """
 
 import argparse
+import contextlib
 import csv
 import itertools
 import json
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from promptbias.api import load
     from promptbias.model.images import open_image
 
-    model = load(args.run, args.precision, args.device)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for predictions
+        model = load(args.run, args.precision, args.device)
     write = writer(args)
     reader = ImageReader(open_image)
     # How many there are is known, unless they come from stdin.
