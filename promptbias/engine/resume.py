@@ -121,7 +121,9 @@ def set_optimizer_state(optimizer: Any, state: dict[str, Any]) -> None:
         tensors = {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
         for name, value in tensors.items():
             if name != "step" and isinstance(kept[name], Tensor) and value.shape != parameter.shape:
-                raise ValueError(f"{name} of the optimizer has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+                raise ValueError(
+                    f"{name} of the optimizer has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
+                )
         problem = unusable(tensors.items(), largest=1e300)
         if problem:
             raise ValueError(f"of the optimizer, {problem}")
