@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from yacs.config import CfgNode
 
-from promptbias.engine.config import flatten
+from promptbias.engine.config import YACS_ERRORS, flatten
 from promptbias.engine.predictions import PREDICTIONS
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write, remove_partial_files
@@ -77,6 +77,8 @@ def read_config(folder: str) -> CfgNode:
         return CfgNode(read_yaml(path))
     except OSError as error:
         raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error
+    except YACS_ERRORS as error:
+        raise UserError(f"{path} does not hold a config ({' '.join(str(error).split())}); restore it") from error
 
 
 def write_config(cfg: CfgNode, folder: str) -> None:

@@ -57,7 +57,7 @@ def check_zip(path: str) -> bool:
         size = os.fstat(file.fileno()).st_size - ZIP_SEAL
         file.seek(max(size, 0))
         seal = file.read()
-        if not seal.startswith(ZIP_MARK):
+        if size < 0 or not seal.startswith(ZIP_MARK):
             return False
         file.seek(0)
         while chunk := file.read(min(CHUNK, size - file.tell())):
@@ -132,7 +132,7 @@ def read_json(path: str) -> Any:
         content = msgspec.json.decode(text)
         sealed = isinstance(content, dict) and JSON_KEY in content
         intact = not sealed or content == seal_json(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error
     if not intact:
         raise broken(path)

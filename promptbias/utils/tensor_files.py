@@ -157,11 +157,13 @@ class _PlainUnpickler(pickle.Unpickler):
         "collections.defaultdict": collections.defaultdict,
         "torch.Size": torch.Size,
     }
-    _ALLOWED = {
-        "torch.device": torch.device,
+    _FUNCTIONS = {
         "torch._tensor._rebuild_from_type_v2": _without_attributes,
         "torch._utils._rebuild_parameter": _parameter,
         "torch._utils._rebuild_parameter_with_state": _parameter,
+    }
+    _ALLOWED = {
+        "torch.device": torch.device,
         **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
         **{str(dtype): dtype for dtype in _STORAGES.values()},
     }
@@ -180,7 +182,10 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
+        # A pickle may set attributes of what it is given, so functions and classes are given in wrappers of its own.
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        if full in self._FUNCTIONS:
+            return functools.partial(self._FUNCTIONS[full])
         if full in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
             return functools.partial(_tensor, self.room)
         if full in self._CONTAINERS:
