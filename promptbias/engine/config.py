@@ -137,11 +137,8 @@ def check_pairs(options: Sequence[str]) -> None:
     """Refuse options that do not come in pairs.
 
     Raises:
-        UserError: a key without value, or a flag among them.
+        UserError: a key without value.
     """
-    late = next((word for word in options if word.startswith("--")), "")
-    if late:
-        raise UserError(f"{late} stands after a KEY VALUE pair; put flags first, and the pairs after them")
     if len(options) % 2:
         raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} arguments: {' '.join(options)}")
 

@@ -57,9 +57,10 @@ def read_predictions(folder: str) -> Iterator[Prediction]:
             if tuple(next(rows, ())) != Prediction._fields:
                 raise ValueError(f"its first line is not {','.join(Prediction._fields)}")
             for words in rows:
-                if len(words) != 4 or not 0 <= float(words[3]) <= 1:
+                row = Prediction(words[0], words[1], words[2], float(words[3])) if len(words) == 4 else None
+                if row is None or not 0 <= row.probability <= 1:
                     raise ValueError(f"line {rows.line_num} is no prediction")
-                yield Prediction(*words[:3], float(words[3]))
+                yield row
     except (ValueError, csv.Error) as error:  # bad UTF-8 is a ValueError too
         raise UserError(f"{path} is damaged ({error}); remove it and test the run with --eval-only") from error
 

@@ -12,7 +12,7 @@ PROCESS_START = time.perf_counter()  # approximately: commands import this modul
 # What a signal makes of a command: its exit status, as shells count it, and what it says.
 STOPS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 RETRY = 0.05  # seconds
-# Functions in which Python ignores exceptions: destructors (those of data loaders take long), what runs around a fork.
+# Where Python ignores exceptions: in destructors, of which those of data loaders take long, and around a fork.
 DEAF = ("__del__", "_launch")
 
 
