@@ -121,7 +121,7 @@ def load_into(model: TunedCLIP, contents: dict[str, Any], path: str, cfg: Any, t
                 f"{path} has {key} of shape {found}, but this model needs {expected}; "
                 f"compare depth and context length in TRAINER.{node}"
             )
-    model.adapters.load_state_dict(state)
-    problem = unusable(model.adapters.state_dict().items())
+    problem = unusable((key, value.to(needed[key].dtype)) for key, value in state.items())
     if problem:
         raise UserError(f"{path} cannot be used, {problem}; load another epoch, or train again with a lower OPTIM.LR")
+    model.adapters.load_state_dict(state)

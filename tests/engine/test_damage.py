@@ -90,6 +90,11 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, config):
 # Checkpoints and training states
 
 
+class Trainer(SimpleNamespace):
+    def __repr__(self):  # in the reports of hypothesis
+        return "a trainer"
+
+
 @pytest.fixture
 def trainer(small_clip, config, tmp_path):
     """What resuming needs of a trainer: bias tuning with SGD and a warm-up, after one epoch."""
@@ -102,7 +107,7 @@ def trainer(small_clip, config, tmp_path):
     model = bias_tuning.CustomCLIP(cfg, ["a", "b"], small_clip)
     optim = build_optimizer(model.adapters, cfg.OPTIM)
     dataset = SimpleNamespace(classnames=["a", "b"], train_x=[])
-    trainer = SimpleNamespace(
+    trainer = Trainer(
         cfg=cfg,
         model=model,
         optim=optim,

@@ -10,7 +10,7 @@ from dassl.utils import CheckpointError, resume_from_checkpoint, save_checkpoint
 from dassl.utils.torchtools import load_weights
 from torch import nn
 
-from promptbias.utils.errors import UserError
+from .events import EventWriter
 
 __all__ = ["TrainerBase"]
 
@@ -154,34 +154,14 @@ class TrainerBase:
         """Write TensorBoard events to `log_dir`; if TensorBoard is not installed, print so and write none."""
         if self._writer is not None:
             return
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard imports TensorFlow if it is installed
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            self._writer = EventWriter(log_dir)
         except ImportError:
             print("No TensorBoard events are written (pip install tensorboard)")
             return
         print(f"Initialize tensorboard (log_dir={log_dir})")
-        # Its thread would print a traceback if it could not write: `flush_writer` writes once an epoch instead.
-        self._writer = SummaryWriter(log_dir=log_dir, flush_secs=10**6)
-
-    def flush_writer(self) -> None:
-        """Write the TensorBoard events of an epoch.
-
-        Raises:
-            UserError: they cannot be written, as where the folder was removed.
-        """
-        if self._writer is None:
-            return
-        try:
-            self._writer.flush()
-        except OSError as error:
-            writer, self._writer = self._writer, None  # which would try again at the end
-            raise UserError(
-                f"cannot write TensorBoard events to {writer.log_dir} ({error.strerror}); start the run again"
-            ) from error
 
     def close_writer(self) -> None:
-        self.flush_writer()
         if self._writer is not None:
             self._writer.close()
 
@@ -201,7 +181,8 @@ class TrainerBase:
             self.before_epoch()
             self.run_epoch()
             self.after_epoch()
-            self.flush_writer()
+            if self._writer is not None:
+                self._writer.flush()
         self.after_train()
 
     def before_train(self) -> None:
