@@ -277,7 +277,7 @@ def test_the_command_writes_figures_and_one_page(finished, picture, tmp_path, ca
     assert page.count("<img ") == 2 and all(f"<h2>{path}</h2>" in page for path in paths)
     assert "://" not in page and not re.search(r'(href|src)="(?!#|data:)', page)
     assert "<b>" not in page and "&lt;b&gt;bold&lt;/b&gt; &amp; co" in page
-    numbers = dict(csv.reader((out / "x.csv").read_text().splitlines()))
+    numbers = {row[0]: row[1] for row in csv.reader((out / "x.csv").read_text().splitlines())}
     arrays = np.load(out / "x.npz")
     curve = arrays[f"CLIP, {TEXTS[0]}: deletion"]
     area = ((curve[1:] + curve[:-1]) / 20).sum()

@@ -81,9 +81,9 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, config):
     for name in (run_folder.RESULTS, run_folder.CONFIG, "checkpoint", "model.pth.tar-1"):
         os.mkfifo(tmp_path / name)
     for read in (run_folder.read_results, run_folder.read_config, checkpoints.read_pointer):
-        with pytest.raises(UserError, match="is a named pipe, not a file"):
+        with pytest.raises(UserError, match="is not a regular file but a named pipe"):
             read(str(tmp_path))
-    with pytest.raises(UserError, match="is a named pipe, not a file"):
+    with pytest.raises(UserError, match="is not a regular file but a named pipe"):
         checkpoints.read_checkpoint(str(tmp_path / "model.pth.tar-1"))
 
 
@@ -243,7 +243,7 @@ def test_parameters_that_are_none_are_not_loaded(trainer, position, value, dtype
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_none_are_not_counted(value):
     logits = torch.zeros(4, 3)
-    trainer = SimpleNamespace(model=lambda _: logits)
+    trainer = SimpleNamespace(model=lambda _: logits, predicted=SimpleNamespace(add=lambda _: None))
     assert TuningTrainer.model_inference(trainer, None) is logits
     logits[2, 1] = value
     with pytest.raises(UserError, match="the logits are not finite"):
