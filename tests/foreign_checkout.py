@@ -87,7 +87,7 @@ IMPORT = "import promptbias.plugin"
 
 
 def make_checkout(folder, place=None, line=IMPORT):
-    """Write a checkout into `folder`, with `line` in train.py at 0: its top, 1: after its imports, 2: after `extend_cfg`."""
+    """Write a checkout, with `line` in train.py at 0: the top, 1: after the imports, or 2: after `extend_cfg`."""
     trainers = {"coop.py": "CoOp", "independentVL.py": "IVLP", "zsclip.py": "ZeroshotCLIP"}
     files = {os.path.join("trainers", file): TRAINER_PY.format(name=name) for file, name in trainers.items()}
     files |= {os.path.join("datasets", "flags.py"): FLAGS_PY}
