@@ -8,7 +8,7 @@ import textwrap
 
 from conftest import ROOT
 
-# {0} to {3} are the places where `import promptbias.plugin` may stand.
+# {0} to {2} are the places where `import promptbias.plugin` may stand.
 TRAIN_PY = """\
 # -*- coding: utf-8 -*-
 '''Somebody else's.'''
@@ -49,7 +49,6 @@ def setup_cfg(words):
 
 if __name__ == "__main__":
     cfg = setup_cfg(sys.argv[1:])
-    {3}
     set_random_seed(1)
     print("registered:", *sorted(TRAINER_REGISTRY.registered_names()))
     build_trainer(cfg).train()
@@ -88,7 +87,7 @@ IMPORT = "import promptbias.plugin"
 
 
 def make_checkout(folder, place=None, line=IMPORT):
-    """Write a checkout into `folder`, with `line` at a place of its train.py from 0 (the top) to 3 (the end)."""
+    """Write a checkout, with `line` in train.py at 0: the top, 1: after the imports, or 2: after `extend_cfg`."""
     trainers = {"coop.py": "CoOp", "independentVL.py": "IVLP", "zsclip.py": "ZeroshotCLIP"}
     files = {os.path.join("trainers", file): TRAINER_PY.format(name=name) for file, name in trainers.items()}
     files |= {os.path.join("datasets", "flags.py"): FLAGS_PY}
@@ -97,7 +96,7 @@ def make_checkout(folder, place=None, line=IMPORT):
         (folder / package / "__init__.py").touch()
     for file, text in files.items():
         (folder / file).write_text(textwrap.dedent(text))
-    lines = [line if place == i else "pass" for i in range(4)]
+    lines = [line if place == i else "pass" for i in range(3)]
     (folder / "train.py").write_text(TRAIN_PY.format(*lines))
     return folder
 
