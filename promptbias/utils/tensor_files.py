@@ -142,7 +142,7 @@ class _PlainUnpickler(pickle.Unpickler):
         "collections.defaultdict": collections.defaultdict,
         "torch.Size": torch.Size,
     }
-    _FUNCTIONS = {
+    _FUNCTIONS: dict[str, Callable[..., Any]] = {
         "torch._tensor._rebuild_from_type_v2": _without_attributes,
         "torch._utils._rebuild_parameter": _parameter,
         "torch._utils._rebuild_parameter_with_state": _parameter,

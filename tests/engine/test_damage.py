@@ -158,7 +158,7 @@ STRANGE = [
 ]
 
 
-@settings(LIGHT, max_examples=150)
+@settings(LIGHT, max_examples=80)
 @given(st.data())
 def test_a_training_state_is_refused_or_can_be_trained_on(trainer, data):
     resume.save_training_state(trainer)
