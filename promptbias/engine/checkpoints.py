@@ -8,9 +8,10 @@ from torch import Tensor
 
 from promptbias.model.backbones import path_of
 from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.contents import check_form, unusable
 from promptbias.utils.errors import UserError
 from promptbias.utils.seals import POINTER, read_pointer, write_pointer
-from promptbias.utils.tensor_files import load_tensors, save_tensors, unusable
+from promptbias.utils.tensor_files import load_tensors, save_tensors
 
 BEST = "model-best.pth.tar"
 # Options that change how a method is trained, and not what a checkpoint means.
@@ -90,10 +91,7 @@ def read_checkpoint(path: str, schema: type[msgspec.Struct] = Checkpoint) -> dic
     contents = load_tensors(path)
     if not (isinstance(contents, dict) and "state_dict" in contents):
         raise UserError(f'{path} is not a checkpoint of a trainer: it has no "state_dict"')
-    try:
-        msgspec.convert(contents, schema)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path} does not hold what training wrote ({error}); train again, or give another") from error
+    check_form(contents, schema, path)
     return contents
 
 

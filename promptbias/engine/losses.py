@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from promptbias.utils.contents import unusable
 from promptbias.utils.errors import UserError
-from promptbias.utils.tensor_files import unusable
 
 
 class EpochLosses:

@@ -9,11 +9,12 @@ import msgspec
 import torch
 from torch import Tensor
 
+from promptbias.utils.contents import unusable
 from promptbias.utils.errors import UserError
-from promptbias.utils.tensor_files import save_tensors, unusable
+from promptbias.utils.tensor_files import save_tensors
 
 from . import checkpoints, run_folder
-from .rng import random_states, same_form, scheduler_state, set_random_states, set_scheduler_state
+from .rng import RandomStates, random_states, same_form, scheduler_state, set_random_states, set_scheduler_state
 from .run_folder import Finite
 
 
@@ -34,7 +35,7 @@ class TrainingState(checkpoints.Checkpoint, kw_only=True):
     optimizer: Optimizer
     scheduler: dict[str, Any]
     scaler: dict[str, Finite]
-    random: dict[str, Any]
+    random: RandomStates
     best_result: Annotated[float, msgspec.Meta(le=100)]  # -inf where nothing was validated
     seconds: Finite
     data: str | None = None
@@ -110,17 +111,23 @@ def set_optimizer_state(optimizer: Any, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the state is not one of such an optimizer.
     """
-    values = [value for kept in state["state"].values() for value in kept.values()]
-    if not all(isinstance(value, (Tensor, int, float, type(None))) for value in values):
-        raise ValueError("the state of the optimizer holds more than tensors and numbers")
+    for kept in state["state"].values():
+        for name, value in kept.items():
+            if not (isinstance(value, (Tensor, type(None))) or name == "step" and isinstance(value, (int, float))):
+                raise ValueError(f"{name} of the optimizer is no tensor")
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(state)
-    if not same_form(optimizer.state_dict()["param_groups"], groups):
-        raise ValueError("the options of the optimizer are not those of this optimizer")
+    # Another version of torch may have other options, for which the present ones serve.
+    found = [{**group, **saved} for group, saved in zip(groups, state["param_groups"])]
+    parameters = [group["params"] for group in groups]
+    if [saved["params"] for saved in state["param_groups"]] != parameters or not same_form(found, groups):
+        raise ValueError("its optimizer is not one of these parameters")
+    if not set(state["state"]) <= {index for indices in parameters for index in indices}:
+        raise ValueError("the optimizer keeps something of unknown parameters")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": found})
     for parameter, kept in optimizer.state.items():
         tensors = {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
         for name, value in tensors.items():
-            if name != "step" and isinstance(kept[name], Tensor) and value.shape != parameter.shape:
+            if value.shape != parameter.shape and not (name == "step" and value.ndim == 0):
                 raise ValueError(
                     f"{name} of the optimizer has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
                 )

@@ -3,8 +3,19 @@
 import random
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
+from torch import Tensor
+
+
+class RandomStates(msgspec.Struct):
+    """The form of `random_states`, as each library has it."""
+
+    python: tuple[int, tuple[int, ...], float | None]
+    numpy: tuple[str, list[int], int, int, float]
+    torch: Tensor
+    cuda: list[Tensor]
 
 
 def random_states() -> dict[str, Any]:
@@ -78,5 +89,6 @@ def same_form(found: Any, expected: Any) -> bool:
     if isinstance(expected, (list, tuple)):
         return isinstance(found, (list, tuple)) and len(found) == len(expected) and all(map(same_form, found, expected))
     if isinstance(expected, (int, float)) and not isinstance(expected, bool):
-        return isinstance(found, (int, float)) and abs(found) < 1e300
+        largest = 1e300 if isinstance(found, float) else 2**31
+        return isinstance(found, (int, float)) and not isinstance(found, bool) and abs(found) < largest
     return isinstance(found, (bool, str, type(None)))

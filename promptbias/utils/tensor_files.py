@@ -14,7 +14,7 @@ import pickle
 import pickletools
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import torch
@@ -25,9 +25,6 @@ from promptbias.utils.files import atomic_write
 from promptbias.utils.seals import check_zip, say_unsealed, seal_zip
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
-
-# Below this, the squares of a feature's thousands of values sum up in float32, as layer norm needs it.
-LARGEST = 1e17
 
 _STORAGES = {
     "BFloat16Storage": torch.bfloat16,
@@ -78,18 +75,6 @@ def load_tensors(path: str) -> Any:
     if not sealed:
         say_unsealed(path)
     return contents
-
-
-def unusable(tensors: Iterable[tuple[str, Tensor]], largest: float = LARGEST) -> str:
-    """What is wrong with the first of some named tensors that holds NaN, infinity or an absurdly large value; or ""."""
-    for name, tensor in tensors:
-        if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
-            size = tensor.detach().abs().max().item()
-            if not size <= largest:
-                return (
-                    f"{name} holds {'values that are not numbers' if math.isnan(size) else f'a value of size {size:g}'}"
-                )
-    return ""
 
 
 class Stub:
@@ -157,7 +142,7 @@ class _PlainUnpickler(pickle.Unpickler):
         "collections.defaultdict": collections.defaultdict,
         "torch.Size": torch.Size,
     }
-    _FUNCTIONS = {
+    _FUNCTIONS: dict[str, Callable[..., Any]] = {
         "torch._tensor._rebuild_from_type_v2": _without_attributes,
         "torch._utils._rebuild_parameter": _parameter,
         "torch._utils._rebuild_parameter_with_state": _parameter,

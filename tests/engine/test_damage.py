@@ -158,7 +158,7 @@ STRANGE = [
 ]
 
 
-@settings(LIGHT, max_examples=150)
+@settings(LIGHT, max_examples=80)
 @given(st.data())
 def test_a_training_state_is_refused_or_can_be_trained_on(trainer, data):
     resume.save_training_state(trainer)
@@ -183,7 +183,8 @@ def test_a_training_state_is_refused_or_can_be_trained_on(trainer, data):
         assert math.isfinite(trainer.seconds_before) and not math.isnan(trainer.best_result)
         torch.rand(1)
     except UserError as error:
-        assert path in str(error) and "\n" not in str(error)
+        assert "\n" not in str(error)
+        assert trainer.output_dir in str(error) or "unusable after epoch" in str(error)  # momentum of 1e38
     finally:
         save_tensors(state, path)
         resume.resume(trainer, trainer.output_dir)
@@ -227,8 +228,9 @@ def test_resuming_restores_all_to_the_bit(trainer):
 @given(st.integers(0, 3 * 128 - 1), st.floats(width=32), st.sampled_from([torch.float32, torch.float64, torch.float16]))
 def test_parameters_that_are_none_are_not_loaded(trainer, position, value, dtype):
     contents = checkpoints.checkpoint(trainer.model, trainer.cfg, 0)
-    # Not of the trainer's own values: an earlier example may have left large ones there.
-    state = contents["state_dict"] = {key: torch.zeros_like(t, dtype=dtype) for key, t in contents["state_dict"].items()}
+    state = contents["state_dict"] = {
+        key: torch.zeros_like(tensor, dtype=dtype) for key, tensor in contents["state_dict"].items()
+    }
     state["text.bias"].view(-1)[position] = value
     found = state["text.bias"].view(-1)[position].item()
     if abs(found) <= 1e17:

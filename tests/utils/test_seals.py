@@ -213,7 +213,7 @@ def test_what_is_not_a_plain_tensor_becomes_a_stub(tmp_path, make):
 
 @given(st.floats(width=32), st.floats(width=32))
 def test_what_cannot_be_used_is_told(first, second):
-    from promptbias.utils.tensor_files import unusable
+    from promptbias.utils.contents import unusable
 
     found = unusable({"a": torch.tensor([0.0, first]), "n": torch.tensor([7]), "b": torch.tensor([second])}.items())
     usable = [math.isfinite(value) and abs(value) <= 1e17 for value in (first, second)]

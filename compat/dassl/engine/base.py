@@ -164,6 +164,7 @@ class TrainerBase:
     def close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Does nothing unless `init_writer` was called; a run that only evaluates does not call it."""

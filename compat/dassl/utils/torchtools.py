@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import msgspec
 from torch import Tensor, nn
 
+from promptbias.utils.contents import check_form, unusable
 from promptbias.utils.errors import UserError
 from promptbias.utils.seals import read_pointer, write_pointer
-from promptbias.utils.tensor_files import load_tensors, save_tensors, unusable
+from promptbias.utils.tensor_files import load_tensors, save_tensors
 
 from .tools import mkdir_if_missing
 
@@ -111,9 +112,11 @@ def load_weights(model: nn.Module, fpath: str, schema: type[msgspec.Struct] = Tr
     """
     checkpoint = load_checkpoint(fpath)
     try:
-        msgspec.convert(checkpoint, schema)
+        check_form(checkpoint, schema, fpath)
         model.load_state_dict(checkpoint["state_dict"])
-    except (msgspec.ValidationError, RuntimeError) as error:
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
+    except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f'the checkpoint "{fpath}" does not fit ({reason}); give one of this trainer') from error
     problem = unusable(model.named_parameters())
@@ -162,11 +165,12 @@ def count_num_param(model: nn.Module | None = None, params: Iterable | None = No
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     """Load the weights of a checkpoint or bare state dict whose names and shapes match those of the model."""
     checkpoint = load_checkpoint(weight_path)
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
     try:
-        state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
-        weights = _without_module(msgspec.convert(state, dict[str, Tensor]))
-    except msgspec.ValidationError as error:
-        raise CheckpointError(f'"{weight_path}" does not hold weights ({error}); give another file') from error
+        check_form(state, dict[str, Tensor], weight_path)
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
+    weights = _without_module(state)
     own = model.state_dict()
     matched = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
     discarded = [name for name in weights if name not in matched]
