@@ -124,7 +124,7 @@ with atomic_write("BlockBias/model.pth.tar-4") as file:
     for process in others:
         process.stdout.readline()
     others[0].send_signal(signal.SIGKILL)
-    others[0].wait()
+    others[0].communicate()
     assert len(os.listdir(tmp_path / "BlockBias")) == 2 and not glob.glob(f"{tmp_path}/BlockBias/model.pth.tar*")
     with atomic_write(tmp_path / "config.yaml") as file:
         remove_partial_files(tmp_path)
