@@ -258,6 +258,7 @@ def finished(train_run):
     return train_run("explain", "IVLP", "TRAINER.IVLP.N_CTX_VISION", 3)
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_one_page(finished, picture, tmp_path, capsys):
     paths = [tmp_path / "one" / "x.png", tmp_path / "two" / "x.png"]
     for path in paths:
