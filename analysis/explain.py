@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model: Any = (
         load_clip(args.backbone).to(device_for(args.device)) if args.backbone else load(args.run, device=args.device)
     )
-    reader = ImageReader(open_image)
+    reader = ImageReader(open_image if args.backbone else model.open_image)
     explanations: dict[str, Explanation] = {}
     for path, image in reader.opened(args.images):
         explanation = dataclasses.replace(explain(model, image, args.text), name=path)

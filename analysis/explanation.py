@@ -162,7 +162,8 @@ def one_image(model: TunedCLIP, image: Any) -> Tensor:
     """An image as the model takes it, (1, 3, S, S)."""
     if isinstance(image, Tensor) and image.ndim == 3:
         image = image[None]
-    return to_batch(image, model.preprocess, model.vision.visual.input_resolution).to(model.logit_scale.device)
+    size = model.vision.visual.input_resolution
+    return to_batch(image, model.preprocess, size, model.open_image).to(model.logit_scale.device)
 
 
 def class_texts(model: TunedCLIP, classnames: Sequence[str]) -> list[str]:

@@ -62,12 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tqdm import tqdm
 
     from promptbias.api import load
-    from promptbias.model.images import open_image
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for predictions
         model = load(args.run, args.precision, args.device)
     write = writer(args)
-    reader = ImageReader(open_image)
+    reader = ImageReader(model.open_image)
     # How many there are is known, unless they come from stdin.
     paths = all_paths(args.images) if STDIN in args.images else list(all_paths(args.images))
     with tqdm(total=len(paths) if isinstance(paths, list) else None, unit="image", disable=None, leave=False) as bar:
@@ -118,13 +117,13 @@ def all_paths(given: Iterable[str]) -> Iterator[str]:
     Raises:
         UserError: a folder without images.
     """
-    from promptbias.datasets.image_folder import _images_below
+    from promptbias.datasets.image_files import ImageFiles
 
     for path in given:
         if path == STDIN:
             yield from all_paths(line.rstrip("\n") for line in sys.stdin if line.strip())
         elif os.path.isdir(path):
-            found = sorted(_images_below(path))
+            (found,) = ImageFiles().below([path])
             if not found:
                 raise UserError(f"{path} has no images in it or below; name another folder, or image files")
             yield from found

@@ -29,7 +29,7 @@ def with_texts(model: TunedCLIP, texts: Sequence[str]) -> TunedCLIP:
         raise UserError("no text is given; give at least one")
     other = copy.copy(model)
     other._modules = dict(model._modules)  # so that nothing that follows changes `model`
-    other._encoded = (None, None)
+    other._encoded, other._frozen_text = (None, None), None
     other.classnames = list(texts)
     tokens = torch.stack([tokens_of(model, text) for text in texts])
     other.text = TextTower(model.clip, tokens).to(model.text.tokens.device)
