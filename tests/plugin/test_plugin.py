@@ -13,7 +13,10 @@ RUN = ["-m", "promptbias", "run", "train.py"]
 PLAIN = ["train.py"]
 COMPAT = os.path.join(ROOT, "compat")
 IVLP = ["TRAINER.IVLP.PROMPT_DEPTH_VISION", "3", "TRAINER.IVLP.PROMPT_DEPTH_TEXT", "3"]
-NAMES = "registered: BiasTuning CoOp IVLP LNTuning PromptBiasIVLP PromptBiasZeroshotCLIP VPT ZeroshotCLIP\n"
+NAMES = (
+    "registered: BiasTuning CLIPFit CoOp IVLP LNTuning LoRA ProLIP PromptBiasIVLP PromptBiasZeroshotCLIP TextContext "
+    "VPT ZeroshotCLIP\n"
+)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,8 @@ def test_our_trainer_has_our_defaults_and_what_the_yaml_and_the_flags_say(ivlp_r
         "CTX_INIT": "a photo of a",
         "PROMPT_DEPTH_VISION": 3,
         "PROMPT_DEPTH_TEXT": 3,
+        "CONSISTENCY": 0.0,
+        "CONSISTENCY_OF": ["image", "text"],
     }
 
 
