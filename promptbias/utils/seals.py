@@ -89,7 +89,7 @@ def read_text(path: str) -> str:
         say_unsealed(path)
         return content
     if content != seal_text(text):
-        raise broken(path)
+        raise UserError(f"{broken(path)}, or remove its last line if you changed it on purpose")
     return text
 
 
