@@ -20,7 +20,7 @@ def test_a_run_is_loaded_as_it_was_trained(runs):
         assert trainer.cfg.TRAINER[node].PREC == "fp32" and not any(p.requires_grad for p in trainer.model.parameters())
         folder = os.path.join(runs[name], trainer.model_name)
         with open(os.path.join(folder, "checkpoint")) as file:
-            saved = torch.load(os.path.join(folder, file.read().strip()), weights_only=True)
+            saved = torch.load(os.path.join(folder, file.readline().strip()), weights_only=True)
         for key, value in trainer.model.adapters.state_dict().items():
             assert torch.equal(value, saved["state_dict"][key])
 
