@@ -18,7 +18,7 @@ from promptbias.experiments.results import Results, read_results
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 from promptbias.utils.paths import CHECKOUT, IN_CHECKOUT
-from promptbias.utils.startup import Terminated
+from promptbias.utils.startup import Terminated, stopped
 
 PROGRAM = ("-m", "promptbias")
 # In the folder of a run whose loss was not finite: what it said. Without it the run is tried again.
@@ -62,10 +62,10 @@ def call(argv: Sequence[str], quiet: bool = False) -> int:
     with child([sys.executable, *PROGRAM, *argv], stdout=output, env=environment()) as process:
         try:
             status = process.wait()
-        except Terminated:
-            process.terminate()
-            status = process.wait()
-        except KeyboardInterrupt:  # the terminal interrupts it too, and it says so when it is done
+        except KeyboardInterrupt as stop:
+            stopped()  # the run says what happened, and its status is ours
+            if isinstance(stop, Terminated):  # a terminal interrupts both, SIGTERM is for this process alone
+                process.terminate()
             status = process.wait()
     return status if status >= 0 else 128 - status
 

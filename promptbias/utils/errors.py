@@ -116,7 +116,6 @@ def cli(main: Callable[[], int | None]) -> None:
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt as error:
-        stopped()
         status, message = STOPS[signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT]
         print(str(error) or message, file=sys.stderr)
     except BrokenPipeError:
@@ -127,6 +126,8 @@ def cli(main: Callable[[], int | None]) -> None:
             raise
         print(f"error: {printable(message)}", file=sys.stderr)
         status = 1
+    finally:
+        stopped()
     abandon_broken_stdout()
     sys.exit(status)
 

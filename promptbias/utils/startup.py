@@ -48,7 +48,7 @@ def handle_signals() -> None:
 
 
 def stopped() -> None:
-    """To be called where KeyboardInterrupt has arrived: it is not raised again."""
+    """To be called where KeyboardInterrupt has arrived, and before a process ends: it is not raised again."""
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 

@@ -1,6 +1,11 @@
 """What the command line and the environment of an experiment may say; nothing is run."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -70,3 +75,22 @@ def test_pairs_reach_the_runs(runs):
     with pytest.raises(SystemExit) as ended:
         protocols.main([*MAIN, "tiny", "INPUT.SIZE", "64"])
     assert ended.value.code == 7 and runs[0].options == ("INPUT.SIZE", "64")  # the baseline's own options come first
+
+
+PARENT = """
+from promptbias.experiments import runs
+from promptbias.utils.errors import cli
+child = "import time; from promptbias.utils.errors import cli; cli(lambda: print('ready', flush=True) or time.sleep(60))"
+runs.PROGRAM = ("-c", child)
+cli(lambda: runs.call([]))
+"""
+
+
+def test_a_terminated_experiment_ends_its_run_and_has_its_status():
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert (process.returncode, said) == (143, "terminated\n")
