@@ -265,6 +265,7 @@ FLAGS = (["--seed", "3"], ["--trainer", "X"], ["--eval-only"], ["--backbone=tiny
 PAIRS = (["OPTIM.LR", "-1e-3"], ["TRAINER.X.WORDS", "-- a"], ["INPUT.SIZE", "64"])
 
 
+@settings(deadline=None)
 @given(st.permutations(FLAGS + PAIRS))
 def test_flags_and_pairs_come_in_any_order(parts):
     args = vars(parse_args([word for part in parts for word in part]))
@@ -291,6 +292,7 @@ def test_what_is_no_pair_and_no_flag_is_one_sentence(words, said):
 NUMBERS = st.floats() | st.integers(-(10**30), 10**30) | st.sampled_from([True, False, None, "1", (1,)])
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(checks.RANGES)), NUMBERS)
 def test_a_number_is_used_only_inside_its_range(key, value):
     from dassl.config import get_cfg_default

@@ -80,8 +80,8 @@ def test_pairs_reach_the_runs(runs):
 PARENT = """
 from promptbias.experiments import runs
 from promptbias.utils.errors import cli
-child = "import time; from promptbias.utils.errors import cli; cli(lambda: print('ready', flush=True) or time.sleep(60))"
-runs.PROGRAM = ("-c", child)
+wait = "print('ready', flush=True) or time.sleep(60)"
+runs.PROGRAM = ("-c", f"import time; from promptbias.utils.errors import cli; cli(lambda: {wait})")
 cli(lambda: runs.call([]))
 """
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptbias.utils import errors
@@ -98,11 +98,13 @@ def test_what_has_run_out_is_said_in_one_line(error, said, capsys):
     assert exit.value.code == 1 and said in printed and printed.startswith("error: ") and printed.count("\n") == 1
 
 
+@settings(deadline=None)
 @given(st.sampled_from([RuntimeError, ValueError, KeyError, ImportError]), st.text())
 def test_an_error_of_unknown_cause_is_no_sentence(kind, text):
     assert sentence(kind(text)) == ""
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_message_is_one_line_whatever_a_file_is_called(text):
     shown = printable(text)
