@@ -98,7 +98,8 @@ def sentence(error: BaseException) -> str:
         what = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = f"the disk is full ({what}); free some space, or choose another output folder"
-        return f"{error.filename}: {what}" if error.filename else what
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return f"{name}: {what}" if name else what
     return ""
 
 

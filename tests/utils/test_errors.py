@@ -89,6 +89,7 @@ def test_the_status_is_that_of_the_command():
         (RuntimeError("It is possible that dataloader's workers are out of shared memory."), "/dev/shm"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: the disk is full (No space left on device)"),
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied"),
+        (PermissionError(errno.EACCES, "Permission denied", b"a/b"), "error: a/b: Permission denied"),
     ],
 )
 def test_what_has_run_out_is_said_in_one_line(error, said, capsys):
