@@ -189,3 +189,5 @@ def run(args: argparse.Namespace, cfg) -> None:
         except KeyboardInterrupt as stop:
             what = "terminated" if isinstance(stop, Terminated) else "interrupted"
             raise type(stop)(f"{what}; the same command resumes from the last finished epoch") from None
+        finally:
+            trainer.close_writer()
