@@ -174,14 +174,37 @@ def test_every_configuration_resolves(resolved, name):
     assert cfg["MODEL.BACKBONE.NAME"] == ("tiny" if tiny else "ViT-B/16")
     assert cfg["INPUT.SIZE"] == ((64, 64) if tiny else (224, 224)) and cfg["INPUT.INTERPOLATION"] == "bicubic"
     assert ("random_flip" in cfg["INPUT.TRANSFORMS"]) != tiny and cfg["INPUT.PIXEL_MEAN"][0] == 0.48145466
-    assert cfg["DATALOADER.TRAIN_X.BATCH_SIZE"] == 32 and cfg["DATALOADER.TEST.BATCH_SIZE"] == 100
+    assert cfg["DATALOADER.TEST.BATCH_SIZE"] == 100
     method = name.split(os.sep)[0]
     if tiny:
         assert cfg[f"TRAINER.{method.upper()}.PREC"] == "fp32"
-    if method != "ZeroshotCLIP":
+    if method in ("BiasTuning", "IVLP", "LNTuning", "VPT"):
+        assert cfg["DATALOADER.TRAIN_X.BATCH_SIZE"] == 32
         warmup = [cfg[f"OPTIM.{key}"] for key in ("WARMUP_EPOCH", "WARMUP_TYPE", "WARMUP_CONS_LR")]
         assert (cfg["OPTIM.NAME"], cfg["OPTIM.LR_SCHEDULER"], *warmup) == ("sgd", "cosine", 1, "constant", 1e-5)
         assert tiny or (cfg["OPTIM.MAX_EPOCH"], cfg["OPTIM.LR"]) == (10, 0.0025)
+
+
+@pytest.mark.parametrize(
+    "name, batch, optimizer, rate, decay, epochs",
+    [
+        ("TextContext/vit_b16.yaml", 32, "sgd", 0.002, 5e-4, 200),
+        ("CLIPFit/vit_b16.yaml", 32, "sgd", 0.002, 5e-4, 100),
+        ("LoRA/vit_b16.yaml", 32, "adamw", 2e-4, 0.01, 160),
+        ("ProLIP/vit_b16.yaml", 1600, "adam", 1e-5, 2 / 16, 300),
+    ],
+)
+def test_settings_of_other_papers(resolved, name, batch, optimizer, rate, decay, epochs):
+    cfg = resolved(name)
+    found = (cfg["DATALOADER.TRAIN_X.BATCH_SIZE"], *(cfg[f"OPTIM.{key}"] for key in ("NAME", "LR", "WEIGHT_DECAY")))
+    assert (*found, cfg["OPTIM.MAX_EPOCH"], cfg["OPTIM.LR_SCHEDULER"]) == (
+        batch,
+        optimizer,
+        rate,
+        decay,
+        epochs,
+        "cosine",
+    )
 
 
 def test_learning_rates_on_the_tiny_clip(resolved):
