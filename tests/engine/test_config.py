@@ -329,6 +329,28 @@ def test_every_configuration_resolves(resolved, name):
         assert tiny or (cfg["OPTIM.MAX_EPOCH"], cfg["OPTIM.LR"]) == (10, 0.0025)
 
 
+@pytest.mark.parametrize(
+    "name, batch, optimizer, rate, decay, epochs",
+    [
+        ("TextContext/vit_b16.yaml", 32, "sgd", 0.002, 5e-4, 200),
+        ("CLIPFit/vit_b16.yaml", 32, "sgd", 0.002, 5e-4, 100),
+        ("LoRA/vit_b16.yaml", 32, "adamw", 2e-4, 0.01, 160),
+        ("ProLIP/vit_b16.yaml", 1600, "adam", 1e-5, 2 / 16, 300),
+    ],
+)
+def test_settings_of_other_papers(resolved, name, batch, optimizer, rate, decay, epochs):
+    cfg = resolved(name)
+    found = (cfg["DATALOADER.TRAIN_X.BATCH_SIZE"], *(cfg[f"OPTIM.{key}"] for key in ("NAME", "LR", "WEIGHT_DECAY")))
+    assert (*found, cfg["OPTIM.MAX_EPOCH"], cfg["OPTIM.LR_SCHEDULER"]) == (
+        batch,
+        optimizer,
+        rate,
+        decay,
+        epochs,
+        "cosine",
+    )
+
+
 def test_learning_rates_on_the_tiny_clip(resolved):
     assert resolved("BiasTuning/tiny.yaml")["OPTIM.LR"] == 1.0
     assert {resolved(name)["OPTIM.LR"] for name in METHOD_FILES if name.startswith("IVLP/tiny")} == {0.05}
