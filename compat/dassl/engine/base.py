@@ -177,14 +177,17 @@ class TrainerBase:
         """Run epochs `start_epoch` to `max_epoch` - 1; `before_train` may change the start."""
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
-        self.before_train()
-        for self.epoch in range(self.start_epoch, self.max_epoch):  # noqa: B020
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
-            if self._writer is not None:
-                self._writer.flush()
-        self.after_train()
+        try:
+            self.before_train()
+            for self.epoch in range(self.start_epoch, self.max_epoch):  # noqa: B020
+                self.before_epoch()
+                self.run_epoch()
+                self.after_epoch()
+                if self._writer is not None:
+                    self._writer.flush()
+            self.after_train()
+        finally:
+            self.close_writer()
 
     def before_train(self) -> None:
         pass
