@@ -23,15 +23,14 @@ JSON_KEY = "sha256"
 POINTER = "checkpoint"  # Dassl's file that names the checkpoint beside it
 
 
-_unsealed: set[str] = set()  # names of which was said that such files have no seal
+_unsealed: list[str] = []  # the first file of this process that has no seal, and stands for all
 
 
 def say_unsealed(path: str) -> None:
-    """Say, once for each file name, that a file has no seal."""
-    name = os.path.basename(path)
-    if name not in _unsealed:
-        _unsealed.add(name)
-        print(f"{path} has no checksum (it is not of this version), so that damage may go unnoticed", file=sys.stderr)
+    """Say that a file has no seal, if it is the first."""
+    if not _unsealed:
+        _unsealed.append(path)
+        print(f"{path} has no checksum, like all files of earlier versions; damage may go unnoticed", file=sys.stderr)
 
 
 def broken(path: str) -> UserError:
