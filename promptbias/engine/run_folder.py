@@ -31,11 +31,10 @@ NON_IDENTITY_KEYS = (
 )
 
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
-Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 
 
 class Seconds(msgspec.Struct):
-    train: Finite
+    train: float
 
 
 class Results(msgspec.Struct):
