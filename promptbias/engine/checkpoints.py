@@ -109,7 +109,11 @@ def load_into(model: TunedCLIP, contents: dict[str, Any], path: str, cfg: Any, t
             raise UserError(
                 f"{path} was made with {key} {value!r}, but this run has {wanted[key]!r}; set it to {value!r}"
             )
-    state, needed = model.method.convert_state(contents["state_dict"]), model.adapters.state_dict()
+    needed = model.adapters.state_dict()
+    try:
+        state = model.method.convert_state(contents["state_dict"])
+    except RuntimeError as error:  # blocks of different shapes
+        raise UserError(f"{path} does not fit together ({' '.join(str(error).split())}); give another") from error
     if needed and not set(state) & set(needed):
         raise UserError(f"{path} was not made by {trainer}: it has no {next(iter(needed))}")
     for key in {**state, **needed}:

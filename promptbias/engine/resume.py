@@ -6,26 +6,13 @@ import os
 from typing import Annotated, Any
 
 import msgspec
-import torch
-from torch import Tensor
 
-from promptbias.utils.contents import unusable
+from promptbias.utils.contents import Finite, Optimizer, same_form, set_optimizer_state
 from promptbias.utils.errors import UserError
 from promptbias.utils.tensor_files import save_tensors
 
 from . import checkpoints, run_folder
-from .rng import RandomStates, random_states, same_form, scheduler_state, set_random_states, set_scheduler_state
-from .run_folder import Finite
-
-
-class ParameterGroup(msgspec.Struct):
-    params: list[int]
-    lr: Finite
-
-
-class Optimizer(msgspec.Struct):
-    state: dict[int, dict[str, Any]]
-    param_groups: list[ParameterGroup]
+from .rng import RandomStates, random_states, scheduler_state, set_random_states, set_scheduler_state
 
 
 class TrainingState(checkpoints.Checkpoint, kw_only=True):
@@ -103,34 +90,3 @@ def resume(trainer: Any, directory: str) -> int:
         save_tensors(contents, os.path.join(trainer.output_dir, best))
     print(f"Resuming from {path} after epoch {state['epoch']}")
     return state["epoch"]
-
-
-def set_optimizer_state(optimizer: Any, state: dict[str, Any]) -> None:
-    """`load_state_dict` that refuses what would only fail, or go wrong, in the first step.
-
-    Raises:
-        ValueError: the state is not one of such an optimizer.
-    """
-    for kept in state["state"].values():
-        for name, value in kept.items():
-            if not (isinstance(value, (Tensor, type(None))) or name == "step" and isinstance(value, (int, float))):
-                raise ValueError(f"{name} of the optimizer is no tensor")
-    groups = optimizer.state_dict()["param_groups"]
-    # Another version of torch may have other options, for which the present ones serve.
-    found = [{**group, **saved} for group, saved in zip(groups, state["param_groups"])]
-    parameters = [group["params"] for group in groups]
-    if [saved["params"] for saved in state["param_groups"]] != parameters or not same_form(found, groups):
-        raise ValueError("its optimizer is not one of these parameters")
-    if not set(state["state"]) <= {index for indices in parameters for index in indices}:
-        raise ValueError("the optimizer keeps something of unknown parameters")
-    optimizer.load_state_dict({"state": state["state"], "param_groups": found})
-    for parameter, kept in optimizer.state.items():
-        tensors = {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
-        for name, value in tensors.items():
-            if value.shape != parameter.shape and not (name == "step" and value.ndim == 0):
-                raise ValueError(
-                    f"{name} of the optimizer has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
-                )
-        problem = unusable(tensors.items(), largest=1e300)
-        if problem:
-            raise ValueError(f"of the optimizer, {problem}")

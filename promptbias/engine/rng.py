@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptbias.utils.contents import same_form
+
 
 class RandomStates(msgspec.Struct):
     """The form of `random_states`, as each library has it."""
@@ -78,17 +80,3 @@ def set_scheduler_state(scheduler: Any, state: dict[str, Any]) -> None:
     vars(scheduler).update({key: state[key] for key in now if key in state and key != "successor"})
     if "successor" in now:
         set_scheduler_state(scheduler.successor, state["successor"])
-
-
-def same_form(found: Any, expected: Any) -> bool:
-    """Whether two plain values have the same keys, lengths and kinds; the numbers that are found must be finite."""
-    if isinstance(expected, dict):
-        return isinstance(found, dict) and all(
-            key in found and same_form(found[key], value) for key, value in expected.items()
-        )
-    if isinstance(expected, (list, tuple)):
-        return isinstance(found, (list, tuple)) and len(found) == len(expected) and all(map(same_form, found, expected))
-    if isinstance(expected, (int, float)) and not isinstance(expected, bool):
-        largest = 1e300 if isinstance(found, float) else 2**31
-        return isinstance(found, (int, float)) and not isinstance(found, bool) and abs(found) < largest
-    return isinstance(found, (bool, str, type(None)))

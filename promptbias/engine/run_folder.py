@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from promptbias.engine.config import YACS_ERRORS, flatten
 from promptbias.engine.predictions import PREDICTIONS
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write, remove_partial_files
+from promptbias.utils.files import atomic_write, regular_file, remove_partial_files
 from promptbias.utils.seals import read_json, read_text, seal_json, seal_text
 from promptbias.utils.yaml_files import read_yaml
 
@@ -33,11 +33,10 @@ NON_IDENTITY_KEYS = (
 )
 
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
-Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 
 
 class Seconds(msgspec.Struct):
-    train: Finite
+    train: float
 
 
 class Results(msgspec.Struct):
@@ -73,8 +72,9 @@ def read_config(folder: str) -> CfgNode:
     """
     path = os.path.join(folder, CONFIG)
     try:
-        read_text(path)  # refuses what is damaged
-        return CfgNode(read_yaml(path))
+        config = CfgNode(read_yaml(regular_file(path)))
+        read_text(path)  # refuses what reads well and is not what was written
+        return config
     except OSError as error:
         raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error
     except YACS_ERRORS as error:
@@ -147,12 +147,7 @@ def read_results(folder: str) -> dict[str, Any]:
         OSError: it cannot be opened.
         UserError: it is damaged, or its values are not those of a finished run.
     """
-    path = os.path.join(folder, RESULTS)
-    content = read_json(path)
-    try:
-        found = msgspec.convert(content, Results)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error
+    content, found = read_json(os.path.join(folder, RESULTS), Results)
     return {**content, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
 
 

@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import CHUNK, atomic_write, regular_file
+
+Schema = TypeVar("Schema", bound=msgspec.Struct)
 
 ZIP_MARK = b"promptbias-sha256:"
 ZIP_SEAL = len(ZIP_MARK) + 64  # bytes
@@ -23,15 +25,14 @@ JSON_KEY = "sha256"
 POINTER = "checkpoint"  # Dassl's file that names the checkpoint beside it
 
 
-_unsealed: set[str] = set()  # names of which was said that such files have no seal
+_unsealed: list[str] = []  # the first file of this process that has no seal, and stands for all
 
 
 def say_unsealed(path: str) -> None:
-    """Say, once for each file name, that a file has no seal."""
-    name = os.path.basename(path)
-    if name not in _unsealed:
-        _unsealed.add(name)
-        print(f"{path} has no checksum (it is not of this version), so that damage may go unnoticed", file=sys.stderr)
+    """Say that a file has no seal, if it is the first."""
+    if not _unsealed:
+        _unsealed.append(path)
+        print(f"{path} has no checksum, like all files of earlier versions; damage may go unnoticed", file=sys.stderr)
 
 
 def broken(path: str) -> UserError:
@@ -89,7 +90,10 @@ def read_text(path: str) -> str:
         say_unsealed(path)
         return content
     if content != seal_text(text):
-        raise UserError(f"{broken(path)}, or remove its last line if you changed it on purpose")
+        raise UserError(
+            f"{path} is not as it was written, says the checksum in its last line; restore it from a copy, or remove "
+            "that line if you changed the file on purpose"
+        )
     return text
 
 
@@ -119,23 +123,24 @@ def seal_json(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, JSON_KEY: hashlib.sha256(text.encode()).hexdigest()}
 
 
-def read_json(path: str) -> Any:
-    """The JSON in a file.
+def read_json(path: str, schema: type[Schema]) -> tuple[dict[str, Any], Schema]:
+    """The JSON object in a file, and what of it is in a msgspec schema.
 
     Raises:
         OSError: it cannot be opened.
-        UserError: it is not a file, not JSON, or does not match its seal.
+        UserError: it is not a file, not JSON, not as the schema says, or does not match its seal.
     """
     with open(regular_file(path), "rb") as file:
         text = file.read()
     try:
         content = msgspec.json.decode(text)
-        sealed = isinstance(content, dict) and JSON_KEY in content
+        found = msgspec.convert(content, schema)
+        sealed = JSON_KEY in content
         intact = not sealed or content == seal_json(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error
     if not intact:
         raise broken(path)
     if not sealed:
         say_unsealed(path)
-    return content
+    return content, found

@@ -160,8 +160,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def load(self) -> Any:
         start = self.file.tell()
-        for op, index, _ in pickletools.genops(self.file):
-            if op.name in ("PUT", "LONG_BINPUT") and (index or 0) > self.room:  # the memo would be made to fit it
+        for op, index, _ in pickletools.genops(self.file):  # the memo would be made as large as its largest index
+            if op.name in ("PUT", "LONG_BINPUT") and (index or 0) > self.room:
                 raise ValueError("a pickle whose memo is larger than the file")
         self.file.seek(start)
         return super().load()

@@ -113,7 +113,7 @@ class TrainerBase:
             path = os.path.join(directory, name, model_file)
             checkpoint = load_weights(self._models[name], path)
             result = checkpoint.get("val_result")  # a number only in the best checkpoint on the validation set
-            result = f"{result:.1f}" if isinstance(result, float) else result
+            result = f"{result:.1f}" if isinstance(result, float) else None
             print(f"Load {path} to {name} (epoch={checkpoint.get('epoch')}, val_result={result})")
 
     # one step

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from promptbias.utils.errors import UserError
@@ -50,7 +51,7 @@ class EventWriter:
             self.file.close()
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

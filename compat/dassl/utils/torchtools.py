@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
-from promptbias.utils.contents import check_form, unusable
+from promptbias.utils.contents import Optimizer, check_form, set_optimizer_state, unusable
 from promptbias.utils.errors import UserError
 from promptbias.utils.seals import read_pointer, write_pointer
 from promptbias.utils.tensor_files import load_tensors, save_tensors
@@ -40,7 +41,7 @@ class Resumable(Trained, kw_only=True):
     """What a checkpoint must hold to be resumed."""
 
     epoch: Annotated[int, msgspec.Meta(ge=0, le=10**6)]
-    optimizer: dict[str, Any] | None = None
+    optimizer: Optimizer | None = None
     scheduler: dict[str, Any] | None = None
 
 
@@ -144,7 +145,10 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
     for name, part in {"optimizer": optimizer, "scheduler": scheduler}.items():
         if part is not None and checkpoint.get(name) is not None:
             try:
-                part.load_state_dict(checkpoint[name])
+                if isinstance(part, torch.optim.Optimizer):
+                    set_optimizer_state(part, checkpoint[name])
+                else:
+                    part.load_state_dict(checkpoint[name])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f'the {name} in the checkpoint "{fpath}" does not fit ({error}); give one of this trainer'
