@@ -15,6 +15,7 @@ from promptbias.utils.download import download
 from promptbias.utils.errors import UserError, cli, nearest
 
 from .archives import unpack
+from .embedded_sources import EMBEDDED
 from .fetches import PREPARE, Fetch, Source
 from .sources import SOURCES
 
@@ -183,11 +184,16 @@ def count(source: Source, root: str) -> tuple[int, int, int]:
     return len(dataset.train_x), len(dataset.val or ()), len(dataset.test)
 
 
-def make_digits(images: str) -> None:
-    """Write the images of Digits."""
-    from .digits import write_digits
+def write_embedded(images: str) -> None:
+    """Write the files of an embedded dataset, whose folder holds `images`."""
+    from dassl.data.datasets import DATASET_REGISTRY
 
-    write_digits(os.path.dirname(images))
+    from . import register_all
+
+    register_all()
+    folder = os.path.dirname(images)
+    source = next(source for source in EMBEDDED.values() if source.folder == os.path.basename(folder))
+    DATASET_REGISTRY.get(source.dataset).write(folder)
 
 
 def unpack_imagenet(images: str) -> None:
@@ -212,7 +218,7 @@ def unpack_imagenet(images: str) -> None:
 
 # What has no address: made from an installed package, or from archives that the user provides.
 MADE_HERE: dict[str, Callable[[str], None]] = {
-    "digits/images": make_digits,
+    **{f"{source.folder}/images": write_embedded for source in EMBEDDED.values()},
     "imagenet/images/train": unpack_imagenet,
     "imagenet/images/val": unpack_imagenet,
 }

@@ -4,6 +4,7 @@ The addresses are those of CoOp's DATASETS.md or, where one no longer answers, t
 use now. Checksums are torchvision's if it has them.
 """
 
+from .embedded_sources import EMBEDDED
 from .fetches import Fetch, Source, google_drive
 from .imagenet_sources import IMAGENET, IMAGENET_VARIANTS
 
@@ -11,16 +12,7 @@ _ROBOTS = "https://www.robots.ox.ac.uk/~vgg/data"
 _SUN = "vision.princeton.edu/projects/2010/SUN"
 
 SOURCES: dict[str, Source] = {
-    "digits": Source(
-        dataset="Digits",
-        folder="digits",
-        layout="digits/images/<class>/*.png",
-        page="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-        licence="CC BY 4.0",
-        size="none",
-        counts=(898, 359, 540),
-        fetches=(Fetch("", "digits/images"),),
-    ),
+    **EMBEDDED,
     "imagenet": IMAGENET,
     "caltech101": Source(
         dataset="Caltech101",
