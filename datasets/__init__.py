@@ -19,6 +19,7 @@ _SHARED = {
     "fetches",
     "image_files",
     "imagenet_sources",
+    "masks",
     "prepare",
     "reader",
     "sources",

@@ -63,4 +63,6 @@ def distractor(random: drawing.Random) -> np.ndarray:
     bend = np.array([drawing.uniform(random, -8, 8), drawing.uniform(random, -8, 8)])
     blob = drawing.below(random, 2)
     points = [start, start] if blob else [start, start + reach, start + reach + bend]
-    return drawing.strokes(np.stack([points[:-1], points[1:]], 1), drawing.uniform(random, *((4, 9) if blob else (2, 4))), SIZE)
+    return drawing.strokes(
+        np.stack([points[:-1], points[1:]], 1), drawing.uniform(random, *((4, 9) if blob else (2, 4))), SIZE
+    )

@@ -5,8 +5,8 @@ All of it is rendered, nothing is photographed or written by hand. The glyphs ar
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def draw_letters(characters: str, seed: int) -> Iterator[tuple[str, np.ndarray]]
                 yield f"images/{part}/{ALPHABET[label]}/{number:02}_{font}.png", drawing.as_bytes(letter)
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_font(name: str) -> Any:
     """One of Hershey's fonts.
 
@@ -84,7 +84,7 @@ class _Letters(EmbeddedDataset):
     """The split is one of fonts, which the folders say; base and new classes are 13 each."""
 
     count = len(ALPHABET) * sum(COUNTS.values())
-    class_names: Sequence[str] = tuple(ALPHABET)
+    class_names = tuple(ALPHABET)
 
     def read_data(self) -> Split:
         train, val, test = (

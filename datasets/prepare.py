@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", default=os.environ.get("DATA", "data"), help="data folder (default: $DATA, or data)")
     parser.add_argument("--check", action="store_true", help="only check what exists; writes nothing")
     parser.add_argument("--list", action="store_true", help="show every dataset with its state, size and licence")
+    parser.add_argument("--masks", action="store_true", help="with the masks or boxes of the foreground, if it has any")
     parser.add_argument(
         "--any-size", action="store_true", help="unpack archives even to many times their size; only if you trust them"
     )
@@ -38,9 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     elif args.name not in SOURCES:
         raise UserError(f'there is no dataset "{args.name}"; {nearest(args.name, SOURCES)}')
     elif args.check:
-        check(args.name, root)
+        check(args.name, root, masks=args.masks)
     else:
-        prepare(args.name, root, args.any_size)
+        prepare(args.name, root, args.any_size, args.masks)
 
 
 def table(root: str) -> str:
@@ -56,23 +57,30 @@ def table(root: str) -> str:
     return tabulate(rows, headers, maxcolwidths=[None, None, None, 24, 60])
 
 
-def prepare(name: str, root: str, any_size: bool = False) -> None:
+def fetches_of(name: str, masks: bool) -> tuple[Fetch, ...]:
+    """What a dataset needs, with its masks if these are wanted."""
+    source = SOURCES[name]
+    return source.fetches + (source.masks if masks else ())
+
+
+def prepare(name: str, root: str, any_size: bool = False, masks: bool = False) -> None:
     """Download and unpack what is missing, as far as possible, then `check`.
 
     Args:
         any_size: see `unpack`
+        masks: whether to fetch the masks of the foreground too
 
     Raises:
         UserError: a download failed, or the result is not as expected.
     """
     failures = []
-    for fetch in SOURCES[name].fetches:
+    for fetch in fetches_of(name, masks):
         try:
             obtain(fetch, root, any_size)
         except UserError as failure:  # the others are downloaded nevertheless
             print(f"failed   {failure}")
             failures.append(str(failure))
-    check(name, root, failures)
+    check(name, root, failures, masks)
 
 
 def obtain(fetch: Fetch, root: str, any_size: bool = False) -> None:
@@ -133,18 +141,19 @@ def nested_archive(path: str, member: str, any_size: bool) -> Iterator[str]:
         os.remove(inner)
 
 
-def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
+def check(name: str, root: str, failures: Sequence[str] = (), masks: bool = False) -> None:
     """Print what exists, then read the dataset as training does and compare its counts with CoOp's. Writes nothing.
 
     Args:
         failures: why something is missing, if known
+        masks: whether the masks of the foreground are to exist too
 
     Raises:
         UserError: something is missing, or a count differs.
     """
     source = SOURCES[name]
     missing = []
-    for result in (result for fetch in source.fetches for result in fetch.results()):
+    for result in (result for fetch in fetches_of(name, masks) for result in fetch.results()):
         path = os.path.join(root, result)
         print(f"{'exists' if is_complete(path) else 'drawn' if os.path.exists(path) else 'missing':8} {path}")
         if is_complete(path):

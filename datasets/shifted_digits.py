@@ -1,7 +1,7 @@
 """Four shifts of the test images of Digits, for domain generalisation: inverted, textured, noisy, and rotated.
 
 The handwriting is real and the same as in Digits, number by number; the change is rendered. They are test sets: their
-images are those of Digits' test split, there are no others to train on, and NUM_SHOTS and SUBSAMPLE_CLASSES do not apply.
+images are those of Digits' test split; there are none to train on, so NUM_SHOTS and SUBSAMPLE_CLASSES do not apply.
 """
 
 from collections.abc import Iterator
