@@ -42,8 +42,8 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray, outside: float = 0.0) -> np.ndarray:
     """The values of an image (H, W) at points of any shape, linear between the centres of pixels."""
-    padded = np.pad(image, 1, constant_values=outside)
-    x, y = np.clip(x + 0.5, 0.0, image.shape[1] + 0.999), np.clip(y + 0.5, 0.0, image.shape[0] + 0.999)
+    padded = np.pad(image, (1, 2), constant_values=outside)
+    x, y = np.clip(x + 0.5, 0.0, image.shape[1] + 1.0), np.clip(y + 0.5, 0.0, image.shape[0] + 1.0)
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, low = x - left, y - top
     upper = padded[top, left] * (1 - right) + padded[top, left + 1] * right

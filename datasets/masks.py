@@ -77,7 +77,7 @@ def _flower(folder: str, image: str) -> Mask:
 
 
 def _aircraft_boxes(folder: str) -> Boxes:
-    boxes = {}
+    boxes: Boxes = {}
     for line in text_lines(os.path.join(folder, "images_box.txt")):
         image, *numbers = line.split()
         left, top, right, bottom = map(int, numbers)
@@ -87,7 +87,7 @@ def _aircraft_boxes(folder: str) -> Boxes:
 
 def _car_boxes(folder: str) -> Boxes:
     """Images of both folders by "<folder>/<name>", since the names are the same in both."""
-    boxes = {}
+    boxes: Boxes = {}
     annotations = {"cars_train": "devkit/cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
     for part, file in annotations.items():
         for row in read_mat(os.path.join(folder, file))["annotations"][0]:
