@@ -21,6 +21,7 @@ from promptbias.datasets.letters import FONTS, Letters, LowerLetters
 from promptbias.datasets.shifted_digits import InvertedDigits, NoisyDigits, RotatedDigits, TexturedDigits
 from promptbias.datasets.sources import SOURCES
 
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A data folder where only 300 digits and a few letters of each font are written, to be quick."""
@@ -93,7 +94,9 @@ def test_masks_are_where_the_digit_is(root):
     ink = handwriting()[7][0]
     _, mask = clutter(ink, drawing.Random(5))
     rows, columns = np.nonzero(mask)
-    side = (np.ptp(rows) + np.ptp(columns)) / (np.ptp(np.nonzero(ink > 0.35)[0]) + np.ptp(np.nonzero(ink > 0.35)[1]) + 2)
+    side = (np.ptp(rows) + np.ptp(columns)) / (
+        np.ptp(np.nonzero(ink > 0.35)[0]) + np.ptp(np.nonzero(ink > 0.35)[1]) + 2
+    )
     shape = np.asarray(Image.fromarray(mask).resize((8, 8)))
     assert 30 / 8 * 0.8 < side < 54 / 8 * 1.2 and shape.shape == (8, 8)
 
