@@ -47,7 +47,7 @@ class Foreground:
 
     Attributes:
         area: the foreground's share of each image, which a uniform map has, (I,).
-        patches: the fraction of foreground patches, the average precision of a constant map, (I,).
+        patches: the fraction of foreground patches, which chance has in the other two measures, (I,).
         maps: model -> its maps.
     """
 
@@ -141,7 +141,7 @@ def plot_scores(found: Foreground) -> Figure:
     figure, axes = subplots(1, len(MEASURES), height=2.4, sharey=True)
     names = (ATTENTION, RELEVANCY, CHANGE)
     for ax, (measure, title) in zip(axes[0], MEASURES.items()):
-        chance = found.patches if measure == "precision" else found.area
+        chance = found.area if measure == "share" else found.patches
         ax.axvline(100 * chance.mean(), color="#888888", linewidth=1, label="uniform")
         for model, (label, maps) in enumerate(found.maps.items()):
             shown = [name for name in names if name in maps.scores]
