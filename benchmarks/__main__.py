@@ -19,7 +19,7 @@ from promptbias.model.precision import DTYPES, resolve_precision
 from promptbias.utils.errors import UserError, cli
 from promptbias.utils.files import atomic_write
 
-from .cases import BASELINE, CHECKPOINTED, MAX_CLASSES, PROFILED, QUICK, Case, all_cases, checkpoint_sizes
+from .cases import BASELINE, CHECKPOINTED, MAX_CLASSES, PROFILED, QUICK, SHAPES, Case, all_cases, checkpoint_sizes
 from .workers import Worker, interleave
 
 BASELINE_BYTES_PER_CLASS = 34e6  # of a training step, roughly: what 12 blocks of 77 positions keep for backward
@@ -28,6 +28,12 @@ BASELINE_BYTES_PER_CLASS = 34e6  # of a training step, roughly: what 12 blocks o
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small rows only")
+    parser.add_argument(
+        "--shape",
+        default="ViT-B/16",
+        choices=SHAPES,
+        help="of the CLIP; narrow has three small blocks, which show that the benchmark works, not how fast it is",
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="torch's threads (default: its own choice)")
     parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of ours, beside float32")
@@ -59,9 +65,9 @@ def classes_that_fit(device: str) -> int:
 def measure_row(case: Case, precision: str, args: argparse.Namespace) -> dict[str, Any]:
     """One row: the baseline, ours, ours in float32, and the peak GEMM throughput, in turn."""
     names = [BASELINE, precision] if case.task == "relevancy" else dict.fromkeys([BASELINE, precision, "fp32"])
-    workers = {name: Worker(case, name, args.device, args.threads) for name in names}
+    workers = {name: Worker(case, name, args.device, args.threads, args.shape) for name in names}
     peaks = {
-        name: Worker(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads)
+        name: Worker(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads, args.shape)
         for name in dict.fromkeys([precision, "fp32"])
     }
     interleave([*workers.values(), *peaks.values()], args.seconds, turns=1 if args.quick else 2)
@@ -133,7 +139,7 @@ def main() -> int | None:
     chosen = [case for case in candidates if args.only in str(case)]
     if not chosen:
         raise UserError(f'no row has "{args.only}" in its name; leave --only out to see all')
-    print(f"{machine(args.device)}; torch {torch.__version__}; ViT-B/16, random weights")
+    print(f"{machine(args.device)}; torch {torch.__version__}; {args.shape}, random weights")
     rows, status = [], None
     try:
         for case in tqdm(chosen, unit="row", dynamic_ncols=True):
@@ -162,7 +168,7 @@ def format_peaks(per_second: dict[str, float]) -> str:
 
 def report(rows: list[dict[str, Any]], precision: str, args: argparse.Namespace) -> None:
     """Print the table and what goes with it, and write it all to `--json`."""
-    sizes = checkpoint_sizes()
+    sizes = checkpoint_sizes(SHAPES[args.shape])
     per_second = median_peaks(rows)
     print(f"\n{render(rows, precision)}\n")
     print(f"Peak GEMM throughput: {format_peaks(per_second)}")

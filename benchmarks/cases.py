@@ -34,6 +34,19 @@ VIT_B16 = dict(
     transformer_heads=8,
     transformer_layers=12,
 )
+# Three narrow blocks, which show in seconds that a benchmark works; how fast it is, they do not show.
+NARROW = dict(
+    VIT_B16,
+    embed_dim=32,
+    image_resolution=32,
+    vision_layers=3,
+    vision_width=128,
+    vision_patch_size=8,
+    transformer_width=128,
+    transformer_heads=2,
+    transformer_layers=3,
+)
+SHAPES = {"ViT-B/16": VIT_B16, "narrow": NARROW}
 TEMPLATE = "a photo of a {}."
 LR = 0.0025  # learning rate
 

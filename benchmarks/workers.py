@@ -17,10 +17,11 @@ from promptbias.model import prepacked_linear
 from promptbias.utils.errors import UserError
 from promptbias.utils.startup import disable_malloc_trim
 
-from .cases import BASELINE, Case, prepare
+from .cases import BASELINE, NARROW, SHAPES, Case, prepare
 
 # Products (n, k) x (k, m), of which the fastest is the peak: large squares, and on a CPU ViT-B/16's own.
 MATMULS = {"cpu": ((2048, 2048, 2048), (2048, 3072, 768)), "cuda": ((4096, 4096, 4096), (8192, 8192, 8192))}
+NARROW_MATMULS = ((512, 512, 512),)
 
 
 class Worker:
@@ -33,14 +34,18 @@ class Worker:
         case: what to do; None measures the peak GEMM throughput in dtype `name`: seconds per floating-point operation.
         name: BASELINE, or a precision of ours.
         threads: of torch; 0 leaves its choice.
+        shape: one of SHAPES.
 
     Attributes:
         seconds: of every run that counts.
         memory: peak so far, bytes.
     """
 
-    def __init__(self, case: Case | None, name: str, device: str, threads: int = 0) -> None:
-        self.argv = [sys.executable, "-m", "benchmarks.workers", name, device, str(threads), *map(str, case or ())]
+    def __init__(
+        self, case: Case | None, name: str, device: str, threads: int = 0, shape: str = next(iter(SHAPES))
+    ) -> None:
+        what = name, device, threads, shape, *(case or ())
+        self.argv = [sys.executable, "-m", "benchmarks.workers", *map(str, what)]
         self.seconds: list[float] = []
         self.memory = 0.0
 
@@ -129,13 +134,14 @@ def operations(work) -> float:
     return float(counter.get_total_flops())
 
 
-def seconds_per_operation(dtype: torch.dtype, device: str) -> float:
-    """Seconds per floating-point operation at peak GEMM throughput: in the fastest of the MATMULS, as a median of five.
+def seconds_per_operation(dtype: torch.dtype, device: str, sizes: Sequence[tuple[int, int, int]]) -> float:
+    """Seconds per floating-point operation at peak GEMM throughput: in the fastest of products of these `sizes`, each
+    the median of five.
 
     Both torch's own product and ours, with a prepacked factor, are tried.
     """
     seconds = []
-    for n, k, m in MATMULS[device]:
+    for n, k, m in sizes:
         a, b, bias = (torch.randn(size, device=device).to(dtype) for size in ((n, k), (m, k), (m,)))
         for product in (partial(torch.matmul, a, b.t()), partial(prepacked_linear.linear, a, b, bias)):
             in_a_row = [timed(product, device) for _ in range(5)]
@@ -154,17 +160,18 @@ def timed(work: Callable[[], Any], device: str) -> float:
 
 def serve() -> None:
     """The process of a `Worker`: answers "run" (seconds), "count" (operations) and "memory" (bytes), one line each."""
-    name, device, threads, *case = sys.argv[1:]
+    name, device, threads, shape, *case = sys.argv[1:]
     if int(threads):
         torch.set_num_threads(int(threads))
     if name != BASELINE:
         disable_malloc_trim()  # as our commands do
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints stays out of the answers
     if case:
-        work = prepare(Case(*case[:2], *map(int, case[2:])), name, device)
+        work = prepare(Case(*case[:2], *map(int, case[2:])), name, device, SHAPES[shape])
+    products = NARROW_MATMULS if SHAPES[shape] is NARROW else MATMULS[device]
     for what in map(str.strip, sys.stdin):
         if what == "run":
-            answer = timed(work, device) if case else seconds_per_operation(getattr(torch, name), device)
+            answer = timed(work, device) if case else seconds_per_operation(getattr(torch, name), device, products)
         elif what == "count":
             answer = operations(work)
         else:
