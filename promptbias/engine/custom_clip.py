@@ -1,11 +1,12 @@
 """`CustomCLIP(cfg, classnames, clip_model)`: a TunedCLIP from a Dassl configuration, as is usual in the CoOp family."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
-from promptbias.model.images import Preprocessing
+from promptbias.model.images import BACKGROUND, Preprocessing, open_image
 from promptbias.model.method import MethodConfig
 from promptbias.model.templates import dataset_template, validate_template
 from promptbias.model.tuned_clip import TunedCLIP
@@ -56,3 +57,7 @@ class ConfiguredCLIP(TunedCLIP):
         named = node.get("TEMPLATE", "")
         template = validate_template(named, f"TRAINER.{self.config.node}.TEMPLATE") if named else dataset_template(cfg)
         super().__init__(clip_model, classnames, self.config.from_node(node), template, node.PREC, device_of(cfg))
+        exif, background = cfg.INPUT.get("EXIF", False), cfg.INPUT.get("BACKGROUND", BACKGROUND)
+        self.open_image = partial(open_image, exif=exif, background=background)
+        mean, std = tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD)
+        self.prepare_images(Preprocessing(mean, std, cfg.INPUT.INTERPOLATION))

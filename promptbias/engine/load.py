@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-from functools import partial
 from typing import Any
 
 from dassl.config import get_cfg_default
@@ -11,7 +10,6 @@ from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
 from yacs.config import CfgNode
 
-from promptbias.model.images import open_image
 from promptbias.model.loading import load_clip
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
@@ -114,5 +112,4 @@ def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> Tun
         checkpoints.load_into(model, checkpoints.read_checkpoint(path), path, cfg, trainer_class.__name__)
     with contextlib.redirect_stdout(io.StringIO()):
         model.preprocess = build_transform(cfg, is_train=False)
-    model.open_image = partial(open_image, exif=cfg.INPUT.EXIF, background=cfg.INPUT.BACKGROUND)
     return model.eval().requires_grad_(False)
