@@ -25,6 +25,16 @@ def lines(path, rows) -> None:
     Path(path).write_text("\n".join(rows) + "\n")
 
 
+def digits(root, keep=lambda number: number < 80):
+    """Handwritten digits, those whose number is to be kept; the first 80 hold eight or so of each class."""
+    from promptbias.datasets.digits import write_digits
+
+    write_digits(str(root / "digits"))
+    for path in (root / "digits" / "images").glob("*/*.png"):
+        if not keep(int(path.stem)):
+            path.unlink()
+
+
 def caltech101(root):
     folder = root / "caltech-101" / "101_ObjectCategories"
     for name in ("accordion", "airplanes", "BACKGROUND_Google", "Faces", "Faces_easy", "Leopards", "yin_yang"):

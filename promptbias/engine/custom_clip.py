@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from promptbias.model.backbones.backbone import VisionSize
 from promptbias.model.images import BACKGROUND, Preprocessing, open_image
 from promptbias.model.method import MethodConfig
 from promptbias.model.templates import dataset_template, validate_template
@@ -52,7 +53,10 @@ class ConfiguredCLIP(TunedCLIP):
         node = cfg.TRAINER[self.config.node]
         size = getattr(clip_model.visual, "input_resolution", None)
         if hasattr(clip_model.visual, "transformer") and tuple(cfg.INPUT.SIZE) != (size, size):
-            raise UserError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but this CLIP sees images of ({size}, {size})")
+            raise UserError(
+                f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but this CLIP sees images of ({size}, {size}): it is a ViT of "
+                f"{VisionSize.of(clip_model.state_dict())}"
+            )
         say_other_pixels(cfg, getattr(clip_model, "preprocessing", None))
         named = node.get("TEMPLATE", "")
         template = validate_template(named, f"TRAINER.{self.config.node}.TEMPLATE") if named else dataset_template(cfg)

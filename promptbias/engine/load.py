@@ -15,6 +15,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
 
 from . import checkpoints, run_folder
+from .config import explain
 from .discovery import register_all
 from .registry import registered_as, tuning_trainers
 from .trainer import TuningTrainer
@@ -45,7 +46,10 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     try:
         cfg.merge_from_other_cfg(written)
     except (KeyError, ValueError) as error:
-        raise UserError(f"{folder}/{run_folder.CONFIG} does not fit this version ({error.args[0]})") from error
+        raise UserError(
+            f"{folder}/{run_folder.CONFIG} is not of this version of promptbias ({explain(cfg, error)}); "
+            "load it with the version that wrote it"
+        ) from error
     # A run has computed with a weights file as with one of OpenAI's, also before the file had to say that it is one.
     if os.path.isfile(cfg.MODEL.BACKBONE.NAME):
         cfg.MODEL.BACKBONE.NAME = f"openai:{cfg.MODEL.BACKBONE.NAME}"
