@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import promptbias
 from promptbias.exports.source import Source
 from promptbias.exports.to_open_clip import known_name
-from promptbias.model.images import OPENAIS
+from promptbias.model.images import OPENAIS, Preprocessing
 from promptbias.trainers.bias_tuning import BiasTuningConfig
 from promptbias.trainers.ln_tuning import LNTuningConfig
 from promptbias.trainers.zeroshot import ZeroshotConfig
@@ -111,6 +111,14 @@ def test_open_clip_loads_the_folder(exported, loaded, pictures):
     torch.testing.assert_close(pixels, it.pixels)
     f, g, scale = its.model.eval()(pixels, its.tokenizer([f"a photo of a {name}." for name in CLASSES]))
     torch.testing.assert_close(scale * f @ g.T, it.logits, **CLOSE)
+
+
+def test_what_the_backbone_says_of_its_images_goes_along(sharp_clip, exported):
+    sharp_clip.preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")
+    it = exported(BiasTuningConfig(), "open_clip", blocks=1)
+    assert it.check.preprocessed.difference < 1e-3
+    facts = json.loads((it.folder / "export.json").read_text())
+    assert facts["image"] == {"size": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 
 
 def test_open_clip_has_names_for_openais_architectures():
