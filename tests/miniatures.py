@@ -1,5 +1,6 @@
 """Every dataset of the benchmark in miniature: its folders and annotation files as published, with few, tiny images."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -25,14 +26,16 @@ def lines(path, rows) -> None:
     Path(path).write_text("\n".join(rows) + "\n")
 
 
-def digits(root, keep=lambda number: number < 80):
-    """Handwritten digits, those whose number is to be kept; the first 80 hold eight or so of each class."""
-    from promptbias.datasets.digits import write_digits
+def digits(root):
+    """The first 80 of the handwritten digits, eight or so of each class."""
+    from promptbias.datasets.digits import Digits
 
-    write_digits(str(root / "digits"))
-    for path in (root / "digits" / "images").glob("*/*.png"):
-        if not keep(int(path.stem)):
-            path.unlink()
+    class FewDigits(Digits):
+        @staticmethod
+        def draw():
+            return itertools.islice(Digits.draw(), 80)
+
+    FewDigits.write(str(root / "digits"))
 
 
 def caltech101(root):
