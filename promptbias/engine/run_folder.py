@@ -14,7 +14,7 @@ from promptbias.engine.config import YACS_ERRORS, flatten
 from promptbias.engine.predictions import PREDICTIONS
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write, regular_file, remove_partial_files
-from promptbias.utils.seals import read_json, read_text, seal_json, seal_text
+from promptbias.utils.seals import TEXT_HEAD, read_json, read_text, seal_json, seal_text
 from promptbias.utils.yaml_files import read_yaml
 
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
@@ -92,7 +92,7 @@ def write_config(cfg: CfgNode, folder: str) -> None:
         refuse_other_config(cfg, folder)
     remove_partial_files(folder)
     with atomic_write(os.path.join(folder, CONFIG)) as file:
-        file.write(seal_text(cfg.dump()))
+        file.write(seal_text(TEXT_HEAD + cfg.dump()))
 
 
 def refuse_other_config(cfg: CfgNode, folder: str) -> None:

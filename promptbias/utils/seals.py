@@ -21,7 +21,9 @@ Schema = TypeVar("Schema", bound=msgspec.Struct)
 ZIP_MARK = b"promptbias-sha256:"
 ZIP_SEAL = len(ZIP_MARK) + 64  # bytes
 TEXT_MARK = "# sha256 of the above: "
+TEXT_HEAD = "# The last line is a checksum of this file.\n"  # so that the loss of that line is noticed
 JSON_KEY = "sha256"
+JSON_HEAD = "sealed"  # the first key, so that the loss of the last is noticed
 POINTER = "checkpoint"  # Dassl's file that names the checkpoint beside it
 
 
@@ -86,15 +88,16 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged: it is not text in UTF-8; restore it from a copy") from error
     text, mark, _ = content.rpartition(TEXT_MARK)
-    if not mark:
-        say_unsealed(path)
-        return content
-    if content != seal_text(text):
+    if mark and content != seal_text(text):
         raise UserError(
             f"{path} is not as it was written, says the checksum in its last line; restore it from a copy, or remove "
-            "that line if you changed the file on purpose"
+            "its lines about the checksum if you changed it on purpose"
         )
-    return text
+    if not mark and (content.startswith(TEXT_HEAD) or not content.endswith("\n")):
+        raise UserError(f"{path} is cut off; restore it from a copy, or, if you wrote it, end its last line")
+    if not mark:
+        say_unsealed(path)
+    return (text or content).removeprefix(TEXT_HEAD)
 
 
 def write_pointer(folder: str, name: str) -> None:
@@ -119,8 +122,8 @@ def read_pointer(folder: str) -> str:
 
 def seal_json(content: dict[str, Any]) -> dict[str, Any]:
     """A JSON object with its seal as another key, which depends on the values and not on how they are written."""
-    text = json.dumps({key: value for key, value in content.items() if key != JSON_KEY}, sort_keys=True)
-    return {**content, JSON_KEY: hashlib.sha256(text.encode()).hexdigest()}
+    plain = {JSON_HEAD: True, **{key: value for key, value in content.items() if key != JSON_KEY}}
+    return {**plain, JSON_KEY: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
 def read_json(path: str, schema: type[Schema]) -> tuple[dict[str, Any], Schema]:
@@ -135,7 +138,7 @@ def read_json(path: str, schema: type[Schema]) -> tuple[dict[str, Any], Schema]:
     try:
         content = msgspec.json.decode(text)
         found = msgspec.convert(content, schema)
-        sealed = JSON_KEY in content
+        sealed = JSON_KEY in content or JSON_HEAD in content
         intact = not sealed or content == seal_json(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error

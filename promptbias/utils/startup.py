@@ -75,8 +75,8 @@ def _exit(number: int) -> None:
     os._exit(status)
 
 
-# `import torchvision` imports the first three, and with them torch's compiler: nearly half of the startup time of a run.
-# `import sklearn.metrics` imports the last, for functions that are not called here: a sixth of the rest.
+# `import torchvision` imports the first three, and with them torch's compiler: nearly half of the startup time. `import
+# sklearn.metrics` imports the last, for functions that are not called here: a sixth of the rest.
 UNUSED = ("torchvision.models", "torchvision.ops", "torchvision.datasets", "scipy.stats")
 
 

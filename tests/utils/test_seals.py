@@ -22,7 +22,7 @@ CONFIG = {"OPTIM": {"LR": 0.002}, "TRAINER": {"NAME": "BiasTuning"}}
 
 
 def write_config(path, content):
-    path.write_text(seals.seal_text(yaml.safe_dump(content)))
+    path.write_text(seals.seal_text(seals.TEXT_HEAD + yaml.safe_dump(content)))
 
 
 def read_config(path):
