@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from promptbias.engine.data import eval_batches, one_image
 from promptbias.engine.load import load_trainer
-from promptbias.experiments.results import short_names
+from promptbias.experiments.results import seeds_in, short_names
 from promptbias.model.templates import GENERIC, dataset_template, validate_template
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.trainers.zeroshot import ZeroshotConfig
@@ -77,6 +77,10 @@ class Comparison:
                 raise UserError(f"{folder} cannot be compared with {model_dir}: {difference}")
             tuned[os.path.abspath(folder)] = other.model
         self.models: dict[str, TunedCLIP] = {ZERO_SHOT: self.plain, **labelled(tuned)}
+
+    def each_seed(self) -> Iterator["Comparison"]:
+        """The comparisons that are averaged: this one alone."""
+        yield self
 
     def difference(self, other: "TrainerX") -> str:
         """Why another run cannot be compared with this one, or ""."""
@@ -153,6 +157,48 @@ class Comparison:
         if "normalize" in self.cfg.INPUT.TRANSFORMS:
             picture = picture * np.array(self.cfg.INPUT.PIXEL_STD) + np.array(self.cfg.INPUT.PIXEL_MEAN)
         return picture.clip(0, 1)
+
+
+class ComparisonOverSeeds(Comparison):
+    """Runs of several seeds: in itself the comparison of the first seed, and in `each_seed` those of all.
+
+    Only one more comparison than this is loaded at a time.
+
+    Args:
+        folders: each with runs of one kind, seed1, seed2, ...; the first holds the tuned runs.
+        options: of `Comparison`, after its first two.
+
+    Attributes:
+        seeds: that all folders have.
+
+    Raises:
+        UserError: as `Comparison`, or one folder has a seed that another lacks.
+    """
+
+    def __init__(self, folders: Sequence[str], *options: Any) -> None:
+        self.folders, self.options, self.seeds = folders, options, seeds_in(folders[0])
+        for folder in folders[1:]:
+            for ours, theirs in ((folders[0], folder), (folder, folders[0])):
+                for seed in sorted(set(seeds_in(theirs)) - set(seeds_in(ours))):
+                    raise UserError(f"{ours} has no seed{seed}, which {theirs} has; every folder needs the same seeds")
+        super().__init__(*self.runs_of(self.seeds[0]), *options)
+
+    def runs_of(self, seed: int) -> tuple[str, list[str]]:
+        """The tuned run of a seed, and those that it is compared with."""
+        tuned, *compared = (os.path.join(folder, f"seed{seed}") for folder in self.folders)
+        return tuned, compared
+
+    def each_seed(self) -> Iterator[Comparison]:
+        yield self
+        for seed in self.seeds[1:]:
+            other = Comparison(*self.runs_of(seed), *self.options)
+            difference = first_difference(self.classnames, other.classnames)
+            if difference or list(other.models) != list(self.models):
+                raise UserError(
+                    f"the runs of seed {seed} cannot be averaged with those of seed {self.seeds[0]}: "
+                    + (difference or f"they are {', '.join(other.models)}, not {', '.join(self.models)}")
+                )
+            yield other
 
 
 def evenly_spaced(items: Sequence, count: int | None) -> list:

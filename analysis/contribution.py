@@ -287,4 +287,4 @@ def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     towers = (comparison.plain.vision, comparison.plain.text)
     first_block = max(block_indices([args.first_block], tower)[0] for tower in towers)
     found = compute(comparison, args.select, first_block)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found)

@@ -150,4 +150,4 @@ def arrays(controls: Controls) -> dict[str, np.ndarray]:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found)

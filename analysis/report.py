@@ -12,8 +12,9 @@ from promptbias.utils.files import atomic_write
 
 from . import figures
 from .arguments import add_comparison_arguments, load_comparison
-from .commands import FIGURES, NOT_SHOWN, add_figure_options, module_of
+from .commands import FIGURES, NOT_SHOWN, add_figure_options
 from .comparison import Comparison
+from .seeds import result_of
 
 TEMPLATE = "report.html.j2"
 
@@ -64,7 +65,7 @@ def make_section(name: str, comparison: Comparison, args: argparse.Namespace) ->
     command = FIGURES[name]
     print(f"{name}: {command.help}")
     try:
-        result = module_of(name).run(comparison, args)
+        result = result_of(name, comparison, args)
     except UserError as error:
         print(f"  left out: {error}")
         return Section(name, command.help, left_out=str(error))
