@@ -1,5 +1,10 @@
 """`python -m analysis NAME --model-dir DIR`: one figure with its numbers; with the name `report` all of them."""
 
+from promptbias.utils.startup import handle_signals
+
+if __name__ == "__main__":
+    handle_signals()  # before anything that takes a while
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -110,8 +110,9 @@ def describe(controls: Controls) -> str:
     return (
         "With prompts an input gathers (1−π) a v + u: a is the attention among the inputs, π the mass on the prompts, "
         "u what is gathered from them. Each line controls u and π on their own: free; held at the mean over the "
-        "few-shot training images (in text, over the classes) for each position, that is, the same for all images; held at one "
-        "mean for all positions, that is, a bias; or removed. Each marker says in which rows the prompts act at all; "
+        "few-shot training images (in text, over the classes) for each position, that is, the same for all images; "
+        "held at one mean for all positions, that is, a bias; or removed. Each marker says in which rows the prompts "
+        "act at all; "
         "the other rows gather a v. Change against the intact model (solid line); dashed: no prompts. Bars: paired "
         f"95 % bootstrap intervals over {controls.correct.shape[-1]} test images; the seed of training is not in them."
     )

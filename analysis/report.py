@@ -1,22 +1,19 @@
-"""All figures of a run on one page that needs nothing else: no network, no other file."""
+"""All figures of a run, and its worst mistakes, on one page that needs nothing else: no network, no other file."""
 
 import argparse
 import base64
 import os
 from dataclasses import dataclass, field
 
-import jinja2
-
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
-from . import figures
+from . import figures, pages
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options
 from .comparison import Comparison
+from .mistakes import Mistakes, find_mistakes
 from .seeds import result_of
-
-TEMPLATE = "report.html.j2"
 
 
 @dataclass
@@ -51,10 +48,11 @@ def main(args: argparse.Namespace) -> None:
     """Run every command of `FIGURES` on one comparison and write its files, and `index.html`, into `args.output`."""
     figures.check_writable(args.output)
     comparison = load_comparison(args)
+    mistakes = find_mistakes(args.model_dir, comparison.cfg.DATASET.ROOT)
     sections = [make_section(name, comparison, args) for name in FIGURES]
     path = os.path.join(args.output, "index.html")
     with atomic_write(path) as file:
-        file.write(render(facts(comparison, args), sections))
+        file.write(render(facts(comparison, args), sections, mistakes))
     print(f"written: {path}")
 
 
@@ -93,10 +91,7 @@ def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def render(about: dict[str, str], sections: list[Section]) -> str:
+def render(about: dict[str, str], sections: list[Section], mistakes: Mistakes) -> str:
     """The page, as HTML."""
-    loader = jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__)))
-    environment = jinja2.Environment(loader=loader, autoescape=True, keep_trailing_newline=True)
-    environment.filters["number"] = figures.format_number
     shown = {key: value for key, value in about.items() if key != "title"}
-    return environment.get_template(TEMPLATE).render(title=about["title"], facts=shown, sections=sections)
+    return pages.render("report.html.j2", title=about["title"], facts=shown, sections=sections, mistakes=mistakes)

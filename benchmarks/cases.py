@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptbias.engine import run_folder
 from promptbias.interp.relevancy import relevancy
 from promptbias.model.loading import import_clip
 from promptbias.model.method import MethodConfig
@@ -18,6 +17,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.trainers.bias_tuning import BiasTuningConfig
 from promptbias.trainers.ivlp import IVLPConfig
 from promptbias.trainers.zeroshot import ZeroshotConfig
+from promptbias.utils.tensor_files import save_tensors
 
 from .baseline import BaselineCLIP, BaselineWithBiases, BaselineWithPrompts, baseline_relevancy
 
@@ -207,5 +207,5 @@ def checkpoint_sizes(shape: dict[str, int] = VIT_B16) -> dict[str, int]:
     adapters = tuned_model(case, clip_model.float(), "fp32", "cpu").adapters
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.pth.tar-10")
-        run_folder.save({"state_dict": adapters.state_dict(), "epoch": 10}, path)
+        save_tensors({"state_dict": adapters.state_dict(), "epoch": 10}, path)
         return {BASELINE: whole.getbuffer().nbytes, "ours": os.path.getsize(path)}

@@ -1,5 +1,10 @@
 """`python -m datasets.prepare NAME`: download a dataset, unpack it into CoOp's layout, and count its images."""
 
+from promptbias.utils.startup import handle_signals
+
+if __name__ == "__main__":
+    handle_signals()  # before anything that takes a while
+
 import argparse
 import contextlib
 import os

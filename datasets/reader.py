@@ -259,9 +259,10 @@ class FewShotDataset(DatasetBase):
         for item in items:
             try:
                 regular_file(item.impath)
-            except UserError as error:
+            except (UserError, OSError) as error:
+                said = f"{item.impath} does not exist" if isinstance(error, OSError) else error
                 raise UserError(
-                    f"{type(self).__name__}: {error}, but is in the split; download the images again, or delete the "
+                    f"{type(self).__name__}: {said}, but is in the split; download the images again, or delete the "
                     f"split file and split_fewshot/ in {self.dataset_dir} to have them redrawn"
                 ) from error
         return [Datum(impath=item.impath, label=item.label, classname=item.classname) for item in items]

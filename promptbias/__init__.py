@@ -29,9 +29,12 @@ _PUBLIC = {
     "build": "promptbias.api",
     "methods": "promptbias.api",
     "relevancy": "promptbias.api",
+    "export": "promptbias.exports.export",
+    "explain": "promptbias.analysis.explanation",
+    "Explanation": "promptbias.analysis.explanation",
     "load_clip": "promptbias.model.loading",
     "TunedCLIP": "promptbias.model.tuned_clip",
-    "Prediction": "promptbias.model.tuned_clip",
+    "Prediction": "promptbias.model.prediction",
     "MethodConfig": "promptbias.model.method",
     "Adapter": "promptbias.model.adapter",
     "Adapters": "promptbias.model.adapter",
@@ -42,12 +45,15 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from .analysis.explanation import Explanation, explain
     from .api import build, load, methods, relevancy, tune
+    from .exports.export import export
     from .interp.cache import capture, gradients
     from .model.adapter import Adapter, Adapters
     from .model.loading import load_clip
     from .model.method import MethodConfig
-    from .model.tuned_clip import Prediction, TunedCLIP
+    from .model.prediction import Prediction
+    from .model.tuned_clip import TunedCLIP
     from .utils.errors import UserError
 
 

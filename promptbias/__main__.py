@@ -1,7 +1,6 @@
 """`python -m promptbias`: the console command `promptbias`."""
 
-from promptbias.cli import main
-from promptbias.utils.errors import cli
+from promptbias.cli import console
 
 if __name__ == "__main__":
-    cli(main)
+    console()

@@ -59,7 +59,8 @@ def build(
     Args:
         method: name of a method, with its `options` by name; or its config.
         classnames: K names.
-        backbone: a stock CLIP, or what `load_clip` takes: "tiny", one of OpenAI's names, or a weights file.
+        backbone: a stock CLIP, or what `load_clip` takes: "tiny", one of OpenAI's names, a weights file, a Hugging Face
+            folder or "hf:<hub name>", "open_clip:<model>/<tag>".
         template: text with one {} for the class name (default: "a photo of a {}.").
         precision: fp32, fp16, bf16, amp or auto.
         device: where the model goes.
@@ -80,9 +81,20 @@ def load(folder: str | os.PathLike, precision: str = "fp32", device: str = "cpu"
         device: "cpu" or "cuda".
 
     Raises:
-        UserError: there is no finished run, or its checkpoint or its CLIP's weights cannot be read.
+        UserError: there is no finished run, or its checkpoint or its CLIP's weights cannot be read, or there is no GPU.
     """
-    return load_model(os.fspath(folder), precision, device)
+    return load_model(os.fspath(folder), precision, device_for(device))
+
+
+def device_for(name: str) -> str:
+    """The device itself.
+
+    Raises:
+        UserError: it is a GPU, and there is none.
+    """
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f'the device "{name}" is asked for, but torch finds no GPU here; take "cpu"')
+    return name
 
 
 def tune(
@@ -105,7 +117,7 @@ def tune(
     Args:
         images: folder of class folders, optionally below train/, val/ and test/.
         method: name of a method; its `options` by name, such as depth_text=0.
-        backbone: "tiny", one of OpenAI's names, or a weights file.
+        backbone: by name, as `load_clip` takes it.
         shots: images per class; -1 for all.
         output: folder of the run (default: output/<folder>/<method>/<backbone>_<shots>shots/seed<seed>).
         template: text with one {} for the class name (default: "a photo of a {}.").

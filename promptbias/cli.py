@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from promptbias import __version__
-from promptbias.utils.errors import cli
+from promptbias.utils.startup import handle_signals
 
 
 class Command(NamedTuple):
@@ -24,7 +24,15 @@ COMMANDS = {
     ),
     "analysis": Command("promptbias.analysis.__main__", "figures, tables and reports of finished runs"),
     "datasets": Command("promptbias.datasets.prepare", "list, fetch and check datasets"),
-    "predict": Command("promptbias.predict", "classes and probabilities of images, by a finished run"),
+    "predict": Command("promptbias.predict", "classes and probabilities of images and folders, by a finished run"),
+    "explain": Command("promptbias.analysis.explain", "what speaks for a text in an image, before and after tuning"),
+    "export": Command(
+        "promptbias.exports.command", "the model of a finished run for clip, hf, peft, open_clip, onnx, torch"
+    ),
+    "run": Command("promptbias.host.run", "a CoOp, MaPLe or PromptSRC checkout's own train.py, with our trainers"),
+    "attach": Command(
+        "promptbias.host.attach", "put our configs, scripts and import line into a checkout, or take them out"
+    ),
     "methods": Command("promptbias.methods_table", "the tuning methods: options, where they attach, whether they fold"),
 }
 
@@ -51,4 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def console() -> None:
     """Entry point of the installed command."""
+    handle_signals()  # before anything that takes a while
+    from promptbias.utils.errors import cli
+
     cli(main)

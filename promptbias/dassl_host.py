@@ -1,32 +1,45 @@
 """Makes `import dassl` work: with the installed Dassl where it runs on the torch that is here, otherwise with ours."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
 import sys
 import tempfile
 
+from promptbias.utils.errors import UserError
 from promptbias.utils.paths import COMPAT
 
 
 def provide_dassl() -> None:
-    """Make `import dassl` work. Puts our own at the end of `sys.path`, or first where the installed one fails."""
+    """Make `import dassl` work. Puts our own at the end of `sys.path`, or first where the installed one fails.
+
+    Raises:
+        UserError: the installed one fails, and was imported already, so that its place is taken.
+    """
     if COMPAT not in sys.path:
         sys.path.append(COMPAT)
-    if "dassl" in sys.modules:
-        return
-    spec = importlib.util.find_spec("dassl")
+    imported = sys.modules.get("dassl")
+    spec = imported.__spec__ if imported else importlib.util.find_spec("dassl")
     if spec is None or (spec.origin or "").startswith(COMPAT):
         return
     reason = failure_of_installed_dassl()
-    if reason:
-        for name in [name for name in sys.modules if name.split(".")[0] == "dassl"]:
-            del sys.modules[name]
-        sys.path.insert(0, COMPAT)
-        print(f"the installed Dassl does not work here ({reason}): using the one in {COMPAT}", file=sys.stderr)
+    if not reason:
+        return
+    if imported:
+        raise UserError(
+            f"the Dassl that is imported does not work here ({reason}), and it is too late to use promptbias's own; "
+            "move `import promptbias.plugin` above the first import of dassl, or start with "
+            "`python -m promptbias run` in place of `python`"
+        )
+    for name in [name for name in sys.modules if name.split(".")[0] == "dassl"]:
+        del sys.modules[name]
+    sys.path.insert(0, COMPAT)
+    print(f"the installed Dassl does not work here ({reason}): using the one in {COMPAT}", file=sys.stderr)
 
 
+@functools.cache
 def failure_of_installed_dassl() -> str:
     """Why the installed Dassl does not work with this torch, or "": tries what this family uses and torch changed."""
     try:

@@ -82,9 +82,11 @@ def data_root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def weights_file(random_clip, tmp_path_factory):
-    """`random_clip` as a weights file for --backbone."""
+    """`random_clip` as a weights file for --backbone, with the scalars by which OpenAI's format is known."""
     path = str(tmp_path_factory.mktemp("weights") / "small.pt")
-    torch.save(copy.deepcopy(random_clip).half().state_dict(), path)
+    scalars = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    weights = copy.deepcopy(random_clip).half().state_dict()
+    torch.save({**weights, **{key: torch.tensor(value) for key, value in scalars.items()}}, path)
     return path
 
 

@@ -1,23 +1,46 @@
 """A small CLIP of OpenAI's architecture, pre-trained on rendered glyphs. README.md in this folder is its model card."""
 
+import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
+
+from promptbias.utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tiny.safetensors")
+SHA256 = "787e0515bf6ee31c6a7ab6e1a2722bf2fcc0244676dfeccff1f900813eb0798a"  # of that file
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels, as in OpenAI's CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+def read(path: str = WEIGHTS) -> bytes:
+    """The weights file; the one that comes with this project must be exactly that.
+
+    Raises:
+        UserError: it is not, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check it out or install promptbias again"
+        ) from error
+    if path == WEIGHTS and hashlib.sha256(content).hexdigest() != SHA256:
+        pointer = content.startswith(b"version https://git-lfs")
+        damage = "is a git-LFS pointer" if pointer else "is damaged (cut, or changed as by a conversion of line ends)"
+        raise UserError(f"{path} {damage}; check it out or install promptbias again")
+    return content
+
+
 def metadata(path: str = WEIGHTS) -> dict[str, Any]:
     """The header of the weights file: the architecture, mean and std of the pixels, steps, batch, rate and seed."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return {key: json.loads(value) for key, value in file.metadata().items()}
+    content = read(path)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # the format of safetensors
+    return {key: json.loads(value) for key, value in header["__metadata__"].items()}
 
 
 def state_dict(path: str = WEIGHTS) -> "dict[str, Tensor]":
@@ -29,9 +52,9 @@ def state_dict(path: str = WEIGHTS) -> "dict[str, Tensor]":
     """
     import numpy as np
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    stored = load_file(path)
+    stored = load(read(path))
     ids = stored.pop("token_ids").long()
     scales = {name[: -len(".scale")]: stored.pop(name) for name in list(stored) if name.endswith(".scale")}
     tensors = {name: (tensor * scales.get(name, 1)).half().float() for name, tensor in stored.items()}

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from promptbias.model.loading import import_clip
 from promptbias.utils.errors import cli
-from promptbias.utils.files import atomic_write
+from promptbias.utils.files import atomic_write, checksum
+from promptbias.utils.tensor_files import load_tensors, save_tensors
 
 from . import MEAN, STD, WEIGHTS
 from .captions import DIGITS, captions, vocabulary
@@ -197,14 +198,13 @@ class Pretraining:
     def save_state(self, path: str, finished: int) -> None:
         """Write what resuming needs after `finished` steps."""
         state = {"settings": self.settings, "clip": self.clip.state_dict(), "optimizer": self.optimizer.state_dict()}
-        with atomic_write(path, "wb") as file:
-            torch.save({**state, "step": finished, "right": self.accuracy}, file)
+        save_tensors({**state, "step": finished, "right": self.accuracy}, path)
 
     def resume(self, path: str) -> None:
         """Load the state of a run with the same settings, if there is one."""
         if not os.path.exists(path):
             return
-        state = torch.load(path, weights_only=True)
+        state = load_tensors(path)
         if state["settings"] == self.settings:
             self.clip.load_state_dict(state["clip"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -225,6 +225,7 @@ def pretrain(steps: int, batch: int, lr: float, seed: int, save_every: int, outp
     metadata = {"architecture": ARCHITECTURE, "pixel_mean": MEAN, "pixel_std": STD, **run.settings}
     with atomic_write(output, "wb") as file:
         file.write(pack(run.clip, run.rows, metadata))
+    print(f"{output} has sha256 {checksum(output)}; tiny_clip.SHA256 must be that of {WEIGHTS}")
     if os.path.exists(state_file):
         os.remove(state_file)
 

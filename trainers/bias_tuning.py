@@ -3,40 +3,21 @@
 What is trained: b_l, one vector of the branch's width for each block l of either branch; 12 * (768 + 512) = 15,360
 parameters on ViT-B/16. Where it attaches: x_l <- x_l + b_l after block l, for every token. How it merges: a block ends
 in x + c_proj(.) + bias, so b_l folds exactly into `resblocks[l].mlp.c_proj.bias` and a stock CLIP remains.
+
+That is the site "block", the default. SITES takes any others in its place, or beside it (`promptbias.model.biases`);
+all of them fold. BitFit, BEFT and LayerNorm tuning are such sets: see configs/trainers/BiasTuning/.
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn as nn
-from torch import Tensor
-
 from promptbias.engine.custom_clip import ConfiguredCLIP
 from promptbias.engine.registry import register
 from promptbias.engine.trainer import TuningTrainer
-from promptbias.model.adapter import Adapter, Adapters
+from promptbias.model.adapter import Adapters
+from promptbias.model.biases import BLOCK, BRANCHES, SiteBiases, sites_of
 from promptbias.model.encoder import Tower
 from promptbias.model.method import MethodConfig
 from promptbias.utils.errors import UserError
-
-
-class BlockBias(Adapter):
-    """A bias after each of the first `depth` blocks: `bias` (depth, D), drawn from N(0, std²)."""
-
-    attaches_to = ("resid_post",)
-
-    def __init__(self, depth: int, width: int, std: float = 0.0) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.randn(depth, width) * std if std else torch.zeros(depth, width))
-
-    def post_block(self, i: int, x: Tensor) -> Tensor:
-        return x + self.bias[i].to(x.dtype) if i < self.bias.shape[0] else x
-
-    @torch.no_grad()
-    def fold(self, tower: Tower) -> None:
-        """Add the biases to `mlp.c_proj.bias` of the stock blocks, in place."""
-        for block, bias in zip(tower.blocks, self.bias):
-            block.mlp.c_proj.bias += bias.to(block.mlp.c_proj.bias)
 
 
 @dataclass
@@ -44,7 +25,8 @@ class BiasTuningConfig(MethodConfig):
     """Options of bias tuning.
 
     Attributes:
-        depth_vision, depth_text: blocks of the branch that get a bias, from the first on; -1: all.
+        sites: where biases are added: "v" in both branches, "vision.v" or "text.v" in one.
+        depth_vision, depth_text: blocks of the branch that get biases, from the first on; -1: all.
         init_std: 0 starts from zero-shot CLIP.
     """
 
@@ -54,6 +36,7 @@ class BiasTuningConfig(MethodConfig):
     depth_vision: int = -1
     depth_text: int = -1
     init_std: float = 0.0
+    sites: tuple[str, ...] = (BLOCK,)
 
     def adapters(self, vision: Tower, text: Tower) -> Adapters:
         depths = self.depth("depth_vision", vision), self.depth("depth_text", text)
@@ -62,12 +45,17 @@ class BiasTuningConfig(MethodConfig):
                 f"{self.key('depth_vision')} and DEPTH_TEXT are both 0, so there is nothing to train; "
                 "for plain CLIP take --trainer ZeroshotCLIP"
             )
-        return Adapters(*(BlockBias(depth, tower.width, self.init_std) for depth, tower in zip(depths, (vision, text))))
+        sites = [sites_of(branch, self.sites, self.key("sites")) for branch in BRANCHES]
+        built = [SiteBiases(*args, self.init_std) for args in zip((vision, text), sites, depths)]
+        if not any(adapter.attaches_to for adapter in built):
+            raise UserError(f"{self.key('sites')} is {list(self.sites)}, which leaves nothing to train at these depths")
+        return Adapters(*built)
 
     def label(self, model) -> str:
-        depths = len(model.adapters.vision.bias), len(model.adapters.text.bias)
+        of_sites = "" if set(self.sites) == {BLOCK} else f" at {', '.join(self.sites)}"
+        depths = self.depth("depth_vision", model.vision), self.depth("depth_text", model.text)
         full = len(model.vision.blocks), len(model.text.blocks)
-        return "bias" if depths == full else f"bias, depth {depths[0]}+{depths[1]}"
+        return f"bias{of_sites}" if depths == full else f"bias{of_sites}, depth {depths[0]}+{depths[1]}"
 
 
 class CustomCLIP(ConfiguredCLIP):

@@ -16,8 +16,15 @@ from promptbias.engine.trainer import TuningTrainer
 from promptbias.model.adapter import Adapter, Adapters
 from promptbias.model.encoder import TextTower, VisionTower
 from promptbias.model.method import MethodConfig
-from promptbias.model.prompts import DeepPrompts, VisionPrompts, prompts_label
-from promptbias.model.templates import GENERIC, tokenize, validate_template
+from promptbias.model.prompts import (
+    DeepPrompts,
+    VisionPrompts,
+    placeholders,
+    prompts_label,
+    start_from_words,
+    word_ids,
+)
+from promptbias.model.templates import GENERIC, validate_template
 from promptbias.utils.errors import UserError
 
 LONGEST_CTX_INIT = 4
@@ -52,7 +59,7 @@ class IVLPConfig(MethodConfig):
         if self.n_ctx_text < 1:
             raise UserError(f"{self.key('n_ctx_text')} is {self.n_ctx_text}, but at least 1 text prompt is needed")
         words = self.words if self.n_ctx_text <= LONGEST_CTX_INIT else ""
-        return validate_template((words or " ".join(["X"] * self.n_ctx_text)) + " {}.", self.key("ctx_init"))
+        return validate_template(f"{words or placeholders(self.n_ctx_text)} {{}}.", self.key("ctx_init"))
 
     def base_template(self, template: str) -> str:
         return f"{self.words} {{}}." if self.words else GENERIC
@@ -65,24 +72,13 @@ class IVLPConfig(MethodConfig):
         of_text = DeepPrompts(depths[1], T, text.width, at=1)
         of_vision = VisionPrompts(depths[0], V, vision.width, at=1 + vision.patches) if depths[0] else Adapter()
         if self.words and T <= LONGEST_CTX_INIT:
-            self.start_from_words(of_text, text.clip)
+            if len(word_ids(self.words, text.clip)) < T:
+                raise UserError(
+                    f'{self.key("ctx_init")} "{self.words}" has fewer than N_CTX_TEXT = {T} tokens; '
+                    'add words, or set CTX_INIT to "" to start from random prompts'
+                )
+            start_from_words(of_text, self.words, text.clip)
         return Adapters(of_vision, of_text)
-
-    @torch.no_grad()
-    def start_from_words(self, prompts: DeepPrompts, clip_model) -> None:
-        """Set the first block's prompts to the embeddings of CTX_INIT.
-
-        Raises:
-            UserError: it has fewer tokens than there are prompts.
-        """
-        T = self.n_ctx_text
-        ids = tokenize([self.words], ["CTX_INIT"], clip_model.positional_embedding.shape[0])[0, 1:]
-        if int(ids.argmax()) < T:
-            raise UserError(
-                f'{self.key("ctx_init")} "{self.words}" has fewer than N_CTX_TEXT = {T} tokens; '
-                'add words, or set CTX_INIT to "" to start from random prompts'
-            )
-        prompts.prompts[0] = clip_model.token_embedding(ids[:T])
 
     def label(self, model) -> str:
         return prompts_label(model)

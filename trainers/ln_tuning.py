@@ -6,43 +6,25 @@ Where it attaches: to these parameters. How it merges: the changes are added to 
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn as nn
-from torch import Tensor
-
 from promptbias.engine.custom_clip import ConfiguredCLIP
 from promptbias.engine.registry import register
 from promptbias.engine.trainer import TuningTrainer
-from promptbias.model.adapter import Adapter, Adapters
+from promptbias.model.adapter import Adapters
+from promptbias.model.biases import SiteBiases
 from promptbias.model.encoder import Tower
 from promptbias.model.method import MethodConfig
-
-NORMS = ("ln_1", "ln_2", "ln_pre", "ln_post", "ln_final")
-
-
-class LayerNorms(Adapter):
-    """A change (D,) of each LayerNorm's weight and bias in a branch; block -1 is outside of the blocks."""
-
-    attaches_to = tuple(f"{norm}.{kind}" for norm in NORMS for kind in ("weight", "bias"))
-
-    def __init__(self, tower: Tower) -> None:
-        super().__init__()
-        zeros = {f"{name}@{i}": torch.zeros(tower.width) for name, i, _ in self.attached(tower)}
-        self.changes = nn.ParameterDict({key.replace(".", "_"): zero for key, zero in zeros.items()})
-
-    def parameter(self, name: str, i: int, frozen: Tensor) -> Tensor:
-        return (frozen.float() + self.changes[f"{name}@{i}".replace(".", "_")]).to(frozen.dtype)
 
 
 @dataclass
 class LNTuningConfig(MethodConfig):
-    """LayerNorm tuning has no options."""
+    """LayerNorm tuning has no options of its own; bias tuning with these two sites has a depth too."""
 
     node = "LNTUNING"
     folds = True
 
     def adapters(self, vision: Tower, text: Tower) -> Adapters:
-        return Adapters(LayerNorms(vision), LayerNorms(text))
+        sites = ("ln.weight", "ln.bias")
+        return Adapters(*(SiteBiases(tower, sites, len(tower.blocks)) for tower in (vision, text)))
 
 
 class CustomCLIP(ConfiguredCLIP):

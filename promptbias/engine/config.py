@@ -1,27 +1,21 @@
-"""A run's config: YAML files with `_BASE_`, flags and KEY VALUE pairs merged into Dassl's defaults.
-
-A YAML may name a file, or a list of files, that it builds on; paths are relative to the YAML itself:
-
-    _BASE_: "../_base_/vit_b16.yaml"
-
-Bases are resolved before yacs sees the file. Of a list the later ones win, the file's own keys win over all of them,
-and nested mappings are merged key by key. A YAML without `_BASE_` is read as it always was.
-"""
+"""A run's config: YAML files with `_BASE_` (`yaml_files`), flags and KEY VALUE pairs merged into Dassl's defaults."""
 
 import argparse
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.files import regular_file
 from promptbias.utils.paths import HOME
+from promptbias.utils.yaml_files import read_yaml
 
-BASE = "_BASE_"
+BACKBONE_INPUT = ["SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION"]  # keys of INPUT that belong to a backbone
+LEFT_OUT = ()  # INPUT.SIZE as long as nothing has stated it
 YACS_ERRORS = (KeyError, ValueError, TypeError, AssertionError)
 
 
@@ -31,88 +25,6 @@ def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value})
     return flat
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file, with its bases merged in.
-
-    Raises:
-        OSError: `path` cannot be opened.
-        UserError: a file is not YAML or does not hold keys and values, a base is missing or is not a path, or bases
-            form a circle.
-    """
-    return _read_with_bases(path, ())
-
-
-def _read_with_bases(path: str, parents: tuple[str, ...]) -> dict[str, Any]:
-    """`read_yaml`; `parents` are the real paths of the files that led here through `_BASE_`, outermost first."""
-    here = os.path.realpath(path)
-    if here in parents:
-        circle = " -> ".join(os.path.relpath(file, os.path.dirname(here)) for file in (*parents, here))
-        raise UserError(f"{path} is its own base ({circle}); remove one of these {BASE} lines")
-    own = _load_mapping(path)
-    bases = own.pop(BASE, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not (isinstance(bases, list) and all(isinstance(base, str) and base for base in bases)):
-        raise UserError(f"{path}: {BASE} is {bases!r}, but must be the path of a YAML file, or a list of paths")
-    merged: dict[str, Any] = {}
-    for base in bases:
-        base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        if not os.path.isfile(base_path):
-            raise UserError(f"{path}: {BASE} names {base}, but there is no file {os.path.normpath(base_path)}")
-        merged = _merged(merged, _read_with_bases(base_path, (*parents, here)))
-    return _merged(merged, own)
-
-
-def _load_mapping(path: str) -> dict[str, Any]:
-    """The mapping in one YAML file, as it stands there."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = yaml.safe_load(file)
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path} is not YAML: {error.problem}{line}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML in UTF-8: {str(error).splitlines()[0]}") from error
-    if not isinstance(found or {}, dict):
-        raise UserError(f"{path} holds {type(found).__name__} data, but must hold keys and their values")
-    return found or {}
-
-
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `own` in it; mappings that both have are merged likewise."""
-    merged = dict(base)
-    for key, value in own.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
-
-
-class ConfigNode(CfgNode):
-    """A yacs config whose `merge_from_file` understands `_BASE_`."""
-
-    def merge_from_file(self, cfg_filename: str) -> None:
-        """Merge a YAML file and its bases.
-
-        Raises:
-            OSError, UserError: as `read_yaml`.
-            KeyError, ValueError: as yacs.
-        """
-        self.merge_from_other_cfg(CfgNode(read_yaml(cfg_filename)))
-
-    @classmethod
-    def _decode_cfg_value(cls, value: Any) -> Any:
-        # yacs turns nested mappings into nodes of the root's class and then demands the class of the node that is
-        # there, which is plain CfgNode wherever other code added it.
-        return CfgNode._decode_cfg_value(value)
-
-
-def enable_base_files(cfg: CfgNode) -> None:
-    """Make `cfg.merge_from_file(path)` understand `_BASE_`, and so that of its clones.
-
-    For Dassl's `cfg_default` in other people's checkouts, whose own train.py reads our YAML files.
-    """
-    object.__setattr__(cfg, "__class__", ConfigNode)  # yacs takes plain assignment for a new key
 
 
 def find_file(path: str) -> str:
@@ -125,8 +37,8 @@ def find_file(path: str) -> str:
     """
     ours = os.path.join(HOME, path)
     for candidate in (path, ours):
-        if os.path.isfile(candidate):
-            return candidate
+        if os.path.exists(candidate):
+            return regular_file(candidate)
     folders = [os.path.dirname(candidate) or "." for candidate in (path, ours)]
     folder = next((folder for folder in folders if os.path.isdir(folder)), folders[0])
     names = [os.path.basename(p) for p in glob.glob(os.path.join(glob.escape(folder), "*.yaml"))]
@@ -138,13 +50,15 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file and its bases into `cfg`.
 
     Raises:
-        UserError: no such file, not YAML, or a key that no config has.
+        UserError: no such file, not YAML, a key that no config has, or a value of another type.
     """
     found = find_file(path)
     try:
-        cfg.merge_from_other_cfg(CfgNode(read_yaml(found)))
+        cfg.merge_from_other_cfg(CfgNode(fit_mapping(cfg, read_yaml(found))))
     except YACS_ERRORS as error:
         raise UserError(f"{path}: {explain(cfg, error)}") from error
+    except UserError as error:
+        raise error if path in str(error) else UserError(f"{path}: {error}") from error
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
@@ -155,13 +69,68 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     """
     check_pairs(options)
     known = flatten(cfg)
-    for key in options[::2]:
+    fitted: list[Any] = []
+    for key, value in zip(options[::2], options[1::2]):
         if key not in known:
             raise UserError(unknown_key(key, known))
+        fitted += [key, fit(key, known[key], value)]
     try:
-        cfg.merge_from_list(list(options))
+        cfg.merge_from_list(fitted)
     except YACS_ERRORS as error:
         raise UserError(explain(cfg, error)) from error
+
+
+def fit_mapping(node: CfgNode, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The content of a YAML file with every value as `fit` has it; a node with nothing below it says nothing."""
+    fitted: dict[str, Any] = {}
+    for key, value in given.items():
+        due = node.get(key)
+        if isinstance(due, CfgNode) and isinstance(value, dict):
+            fitted[key] = fit_mapping(due, value, f"{prefix}{key}.")
+        elif not isinstance(due, CfgNode):
+            fitted[key] = fit(prefix + key, due, value)
+        elif value is not None:
+            fitted[key] = value
+    return fitted
+
+
+def fit(key: str, due: Any, given: Any) -> Any:
+    """A value in the type of the one that it replaces, where it is clear what was meant; otherwise as it is.
+
+    >>> fit("INPUT.SIZE", (224, 224), "64"), fit("OPTIM.LR", 0.1, 1), fit("USE_CUDA", True, "false")
+    ((64, 64), 1.0, False)
+
+    Args:
+        given: text of the command line, which may be a Python literal, or what a YAML holds.
+
+    Raises:
+        UserError: there is no value, or its text is not one.
+    """
+    try:
+        value = CfgNode._decode_cfg_value(given)
+    except (MemoryError, RecursionError) as error:  # of Python's own parser
+        raise UserError(f"the value of {key} is nested too deeply") from error
+    if isinstance(due, str):
+        if value is None:
+            return ""
+        if isinstance(value, str) or not isinstance(given, (str, int, float)) or isinstance(given, bool):
+            return given
+        return repr(str(given))  # text such as "{}" or "2024", which yacs would take for a literal
+    if value is None and due is not None:
+        raise UserError(f"{key} has no value{such_as(key, due)}")
+    if type(value) is int and key == "INPUT.SIZE":
+        return (value, value)
+    if type(value) is int and isinstance(due, float) and abs(value) < 2**53:
+        return float(value)
+    if isinstance(due, bool) and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return given
+
+
+def such_as(key: str, due: Any) -> str:
+    """An example for a key: the value that it has, unless that says little."""
+    due = (224, 224) if key == "INPUT.SIZE" and due == LEFT_OUT else due
+    return f" (such as {due!r})" if due not in (None, "", (), []) else ""
 
 
 def check_pairs(options: Sequence[str]) -> None:
@@ -179,7 +148,8 @@ def explain(cfg: CfgNode, error: Exception) -> str:
     message = str(error.args[0] if error.args else error)
     types = re.match(r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\)", message)
     if types:  # the values, of which a whole node may be one, come after it
-        return "{} must be of type {}, not {}".format(message.split(": ")[-1], *types.groups())
+        key = message.split(": ")[-1]
+        return "{} must be of type {}, not {}{}".format(key, *types.groups(), such_as(key, flatten(cfg).get(key)))
     if not message.startswith("Non-existent"):
         return message.splitlines()[0]
     return unknown_key(message.split(": ")[-1], flatten(cfg))
@@ -191,6 +161,34 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     siblings = [name for name in known if name.rpartition(".")[0] == node] if node else []
     nodes = sorted({name.split(".")[0] for name in known})
     return f"there is no config key {key}: {nearest(key, known, siblings or nodes)}"
+
+
+def follow_backbone(cfg: CfgNode, files_name: str, given: Iterable[str]) -> None:
+    """Let the images be those that the backbone was trained on.
+
+    INPUT.SIZE where nothing states it; and all of BACKBONE_INPUT where the backbone is another one than the YAML files
+    name, since what they say there is for theirs. What the KEY VALUE pairs state stays.
+
+    Args:
+        files_name: MODEL.BACKBONE.NAME according to the YAML files.
+        given: the keys of the KEY VALUE pairs.
+
+    Raises:
+        UserError: there is no such backbone.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    follows = BACKBONE_INPUT if files_name not in ("", name) else ["SIZE"] if cfg.INPUT.SIZE == LEFT_OUT else []
+    keys = [key for key in follows if f"INPUT.{key}" not in given]
+    if not (name and keys):
+        return
+    from promptbias.model.backbones import find
+
+    backbone = find(name)
+    mean, std, interpolation = backbone.preprocessing
+    stated = {"PIXEL_MEAN": list(mean), "PIXEL_STD": list(std), "INTERPOLATION": interpolation}
+    if "SIZE" in keys:  # only then, since it may have to read the weights
+        stated["SIZE"] = (backbone.input_size(),) * 2
+    cfg.INPUT.update({key: stated[key] for key in keys})
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
@@ -206,9 +204,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
+    default_size, cfg.INPUT.SIZE = cfg.INPUT.SIZE, LEFT_OUT
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_file(cfg, path)
+    files_name = cfg.MODEL.BACKBONE.NAME
     for node, key, value in (
         (cfg.DATASET, "ROOT", args.root),
         (cfg, "OUTPUT_DIR", args.output_dir),
@@ -224,5 +224,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if value not in (None, ""):
             node[key] = value
     merge_options(cfg, args.opts)
+    follow_backbone(cfg, files_name, args.opts[::2])
+    if cfg.INPUT.SIZE == LEFT_OUT:
+        cfg.INPUT.SIZE = default_size
     cfg.freeze()
     return cfg

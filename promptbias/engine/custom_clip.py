@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from promptbias.model.images import Preprocessing
 from promptbias.model.method import MethodConfig
 from promptbias.model.templates import dataset_template, validate_template
 from promptbias.model.tuned_clip import TunedCLIP
@@ -21,6 +22,15 @@ def grad_scaler(enabled: bool) -> Any:
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler("cuda", enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
+def say_other_pixels(cfg: Any, trained_with: Preprocessing | None) -> None:
+    """Print a line if CLIP was trained on images normalised in another way than `cfg` says."""
+    if trained_with is None or "normalize" not in cfg.INPUT.TRANSFORMS:
+        return
+    for key, value in (("PIXEL_MEAN", trained_with.mean), ("PIXEL_STD", trained_with.std)):
+        if tuple(cfg.INPUT[key]) != tuple(value):
+            print(f"Note: INPUT.{key} is {list(cfg.INPUT[key])}, but this CLIP was trained with {list(value)}")
 
 
 class ConfiguredCLIP(TunedCLIP):
@@ -42,6 +52,7 @@ class ConfiguredCLIP(TunedCLIP):
         size = getattr(clip_model.visual, "input_resolution", None)
         if hasattr(clip_model.visual, "transformer") and tuple(cfg.INPUT.SIZE) != (size, size):
             raise UserError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but this CLIP sees images of ({size}, {size})")
+        say_other_pixels(cfg, getattr(clip_model, "preprocessing", None))
         named = node.get("TEMPLATE", "")
         template = validate_template(named, f"TRAINER.{self.config.node}.TEMPLATE") if named else dataset_template(cfg)
         super().__init__(clip_model, classnames, self.config.from_node(node), template, node.PREC, device_of(cfg))

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
+from yacs.config import CfgNode
 
 from promptbias.model.images import open_image
 from promptbias.model.loading import load_clip
@@ -26,7 +26,7 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     """The config of the finished run in `folder`, and its trainer's class.
 
     Raises:
-        UserError: there is no finished run, or not one of this project's trainers.
+        UserError: there is no finished run, it is damaged, or not one of this project's trainers.
     """
     register_all()
     written = run_folder.read_config(folder)
@@ -35,17 +35,38 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
             f"the run in {folder} is not finished ({run_folder.RESULTS} is missing); "
             "the command that started it resumes it"
         )
+    run_folder.read_results(folder)  # refuses what does not count as finished
+    name = registered_as(written.get("TRAINER", {}).get("NAME", ""))
+    if name not in tuning_trainers():
+        raise UserError(
+            f'{folder} is a run of "{name}", which cannot be loaded; {", ".join(sorted(tuning_trainers()))} can'
+        )
+    trainer = tuning_trainers()[name]
     cfg = get_cfg_default()
+    drop_foreign_keys(written, cfg, trainer.custom_clip.config.node)
     try:
         cfg.merge_from_other_cfg(written)
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder}/{run_folder.CONFIG} does not fit this version ({error.args[0]})") from error
-    cfg.TRAINER.NAME = registered_as(cfg.TRAINER.NAME)
-    if cfg.TRAINER.NAME not in tuning_trainers():
-        known = ", ".join(sorted(tuning_trainers()))
-        raise UserError(f'{folder} is a run of "{cfg.TRAINER.NAME}", which cannot be loaded; {known} can')
-    cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = "", False
-    return cfg, tuning_trainers()[cfg.TRAINER.NAME]
+    # A run has computed with a weights file as with one of OpenAI's, also before the file had to say that it is one.
+    if os.path.isfile(cfg.MODEL.BACKBONE.NAME):
+        cfg.MODEL.BACKBONE.NAME = f"openai:{cfg.MODEL.BACKBONE.NAME}"
+    cfg.TRAINER.NAME, cfg.MODEL.INIT_WEIGHTS, cfg.VERBOSE = name, "", False
+    return cfg, trainer
+
+
+def drop_foreign_keys(written: CfgNode, known: CfgNode, own: str) -> None:
+    """Remove from a run's config what a checkout's `extend_cfg` added for other code.
+
+    That is the nodes of all trainers but TRAINER.<own>, and keys of other nodes that are not in `known`.
+    """
+    for key in list(written):
+        if key == "TRAINER":
+            written[key] = CfgNode({name: value for name, value in written[key].items() if name in ("NAME", own)})
+        elif key not in known:
+            del written[key]
+        elif isinstance(written[key], CfgNode) and isinstance(known[key], CfgNode):
+            drop_foreign_keys(written[key], known[key], own)
 
 
 def load_trainer(folder: str, root: str = "") -> TrainerX:
@@ -83,25 +104,15 @@ def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> Tun
     """
     cfg, trainer_class = load_config(folder)
     path = trainer_class.checkpoint_in(folder)
-    classnames = read_classnames(folder)
+    classnames = run_folder.read_results(folder).get("classnames")
     if classnames is None:  # a run of an earlier version, whose class names only the dataset knows
         classnames = load_trainer(folder).dm.dataset.classnames
     cfg.TRAINER[trainer_class.custom_clip.config.node].PREC = precision
     cfg.USE_CUDA = device.startswith("cuda")
     model = trainer_class.custom_clip(cfg, classnames, load_clip(cfg.MODEL.BACKBONE.NAME)).to(device)
     if path:
-        checkpoints.load_into(model, run_folder.load(path), path, cfg, trainer_class.__name__)
+        checkpoints.load_into(model, checkpoints.read_checkpoint(path), path, cfg, trainer_class.__name__)
     with contextlib.redirect_stdout(io.StringIO()):
         model.preprocess = build_transform(cfg, is_train=False)
     model.open_image = partial(open_image, exif=cfg.INPUT.EXIF, background=cfg.INPUT.BACKGROUND)
     return model.eval().requires_grad_(False)
-
-
-def read_classnames(folder: str) -> list[str] | None:
-    """The class names that a run wrote into its results; None if it is of an earlier version."""
-    path = os.path.join(folder, run_folder.RESULTS)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file).get("classnames")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error

@@ -1,10 +1,12 @@
-"""The losses of an epoch, read from the device only when they are reported."""
+"""What tells that a training diverged. The losses are read from the device only when they are reported."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from promptbias.utils.contents import unusable
 from promptbias.utils.errors import UserError
 
 
@@ -39,3 +41,21 @@ class EpochLosses:
                 )
         self.reported = len(self.losses)
         return sum(losses) / len(losses) if losses else math.nan
+
+
+def refuse_diverged(parameters: Mapping[str, Tensor], epoch: int) -> None:
+    """Refuse what the last step of an epoch may have done, which no loss tells.
+
+    Args:
+        parameters: what is trained, by name.
+        epoch: from 0.
+
+    Raises:
+        UserError: one is not finite, or so large that the model overflows; the checkpoint of the last good epoch stays.
+    """
+    problem = unusable(parameters.items())
+    if problem:
+        raise UserError(
+            f"the parameters are unusable after epoch {epoch + 1}, {problem}; "
+            "the last good checkpoint is kept; lower OPTIM.LR or use PREC fp32"
+        )

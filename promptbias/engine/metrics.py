@@ -1,5 +1,6 @@
-"""What `results.json` holds."""
+"""What `results.json` and `predictions.csv` hold."""
 
+import os
 import platform
 from typing import Any
 
@@ -8,6 +9,53 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from . import run_folder
+from .predictions import Prediction
+
+
+class PredictedClasses:
+    """Collects, batch by batch, which class each image was given."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.batches: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def add(self, logits: torch.Tensor) -> None:
+        """Logits (B, K) of the images whose paths were added last."""
+        chosen = logits.argmax(dim=1, keepdim=True)
+        shares = logits.float().softmax(dim=1).gather(1, chosen)
+        self.batches.append((chosen[:, 0], shares[:, 0]))  # they stay on the device, which need not be waited for
+
+    def rows(self, true: list[int], names: dict[int, str], root: str) -> list[Prediction]:
+        """One row for each image.
+
+        Args:
+            true: (N,) labels in the order in which images were added.
+            names: label -> name; two classes may share one.
+            root: folder of the datasets.
+        """
+        shown, root = unique_names(names), os.path.abspath(os.path.expanduser(root))
+        chosen, shares = (torch.cat(parts).tolist() for parts in zip(*self.batches))
+        return [
+            Prediction(os.path.relpath(path, root), shown[label], shown[guess], share)
+            for path, label, guess, share in zip(self.paths, true, chosen, shares, strict=True)
+        ]
+
+
+def unique_names(names: dict[int, str]) -> dict[int, str]:
+    """Label -> name, where a name that an earlier label has gets its label: ImageNet has two maillots and two cranes.
+
+    >>> unique_names({0: "crane", 1: "dog", 2: "crane"})
+    {0: 'crane', 1: 'dog', 2: 'crane (2)'}
+    """
+    unique: dict[int, str] = {}
+    taken: set[str] = set()
+    for label in sorted(names):
+        shown = names[label]
+        while shown in taken:
+            shown += f" ({label})"
+        unique[label] = shown
+        taken.add(shown)
+    return unique
 
 
 def per_class_metrics(true: np.ndarray, predicted: np.ndarray, names: dict[int, str]) -> tuple[dict[str, Any], float]:
@@ -19,11 +67,11 @@ def per_class_metrics(true: np.ndarray, predicted: np.ndarray, names: dict[int, 
     """
     labels = np.unique(true)
     _, recall, f1, count = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0)
-    per_class: dict[str, Any] = {}
-    for label, share, images in zip(labels, recall, count):
-        name = names[int(label)]
-        name += f" ({label})" if name in per_class else ""  # ImageNet has two maillots and two cranes
-        per_class[name] = {"accuracy": 100 * float(share), "count": int(images)}
+    shown = unique_names({int(label): names[int(label)] for label in labels})
+    per_class = {
+        shown[int(label)]: {"accuracy": 100 * float(share), "count": int(images)}
+        for label, share, images in zip(labels, recall, count)
+    }
     return per_class, 100 * float(np.mean(f1))
 
 

@@ -3,12 +3,29 @@
 import hashlib
 import json
 import os
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from promptbias.utils.contents import Finite, Optimizer, same_form, set_optimizer_state
 from promptbias.utils.errors import UserError
+from promptbias.utils.tensor_files import save_tensors
 
 from . import checkpoints, run_folder
-from .rng import random_states, scheduler_state, set_random_states, set_scheduler_state
+from .rng import RandomStates, random_states, scheduler_state, set_random_states, set_scheduler_state
+
+
+class TrainingState(checkpoints.Checkpoint, kw_only=True):
+    """What must be in a training state besides what is in a checkpoint."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+    optimizer: Optimizer
+    scheduler: dict[str, Any]
+    scaler: dict[str, Finite]
+    random: RandomStates
+    best_result: Annotated[float, msgspec.Meta(le=100)]  # -inf where nothing was validated
+    seconds: Finite
+    data: str | None = None
 
 
 def data_checksum(trainer: Any) -> str:
@@ -30,7 +47,7 @@ def save_training_state(trainer: Any) -> None:
         best_result=float(trainer.best_result),
         seconds=trainer.seconds_trained(),
     )
-    run_folder.save(state, os.path.join(trainer.output_dir, trainer.model_name, run_folder.STATE))
+    save_tensors(state, os.path.join(trainer.output_dir, trainer.model_name, run_folder.STATE))
 
 
 def resume(trainer: Any, directory: str) -> int:
@@ -40,7 +57,8 @@ def resume(trainer: Any, directory: str) -> int:
         The epoch to start with (from 0); 0 where there is nothing to resume.
 
     Raises:
-        UserError: another directory has nothing to resume, the file is damaged or of another model, or the data differ.
+        UserError: another directory has nothing to resume, the file is damaged or of another model or optimizer, or the
+            data differ.
     """
     path = os.path.join(directory, trainer.model_name, run_folder.STATE)
     elsewhere = os.path.realpath(directory) != os.path.realpath(trainer.output_dir)
@@ -48,22 +66,27 @@ def resume(trainer: Any, directory: str) -> int:
         if trainer.optim is not None and elsewhere:
             raise UserError(f"there is nothing to resume in {directory} ({path} is missing); check --resume")
         return 0
-    state = run_folder.load(path)
-    if "random" not in state:
-        raise UserError(f"{path} is not a training state; remove it to train from the start")
+    state = checkpoints.read_checkpoint(path, TrainingState)
     checkpoints.load_into(trainer.model, state, path, trainer.cfg, type(trainer).__name__)
     if state.get("data") not in (None, data_checksum(trainer)):
         raise UserError(
             f"{directory} holds a run that began with other classes or training images; "
             "choose another output folder, or remove that one"
         )
-    trainer.optim.load_state_dict(state["optimizer"])
-    set_scheduler_state(trainer.sched, state["scheduler"])
-    trainer.scaler.load_state_dict(state["scaler"])
+    try:
+        set_optimizer_state(trainer.optim, state["optimizer"])
+        set_scheduler_state(trainer.sched, state["scheduler"])
+        if state["scaler"] and not same_form(state["scaler"], trainer.scaler.state_dict()):
+            raise ValueError("the state of the gradient scaler is not one of this scaler")
+        set_random_states(state["random"])
+    except ValueError as error:
+        raise UserError(f"{path} cannot be resumed ({error}); remove it to train from the start") from error
+    if state["scaler"]:  # none where it was trained without one, such as on the CPU
+        trainer.scaler.load_state_dict(state["scaler"])
     trainer.best_result, trainer.seconds_before = state["best_result"], state["seconds"]
-    set_random_states(state["random"])
     best = os.path.join(trainer.model_name, checkpoints.BEST)
     if elsewhere and os.path.exists(os.path.join(directory, best)):
-        run_folder.save(run_folder.load(os.path.join(directory, best)), os.path.join(trainer.output_dir, best))
+        contents = checkpoints.read_checkpoint(os.path.join(directory, best))
+        save_tensors(contents, os.path.join(trainer.output_dir, best))
     print(f"Resuming from {path} after epoch {state['epoch']}")
     return state["epoch"]

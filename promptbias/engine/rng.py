@@ -3,8 +3,21 @@
 import random
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
+from torch import Tensor
+
+from promptbias.utils.contents import same_form
+
+
+class RandomStates(msgspec.Struct):
+    """The form of `random_states`, as each library has it."""
+
+    python: tuple[int, tuple[int, ...], float | None]
+    numpy: tuple[str, list[int], int, int, float]
+    torch: Tensor
+    cuda: list[Tensor]
 
 
 def random_states() -> dict[str, Any]:
@@ -20,14 +33,29 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """The inverse of `random_states`."""
-    version, inner, gauss = states["python"]
-    random.setstate((version, tuple(inner), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    """The inverse of `random_states`.
+
+    Raises:
+        ValueError: they are not such states. Nothing is set then.
+    """
+    try:
+        version, inner, gauss = states["python"]
+        python = (version, tuple(inner), gauss)
+        kind, keys, position, *rest = states["numpy"]
+        numpy = (kind, np.array(keys, dtype=np.uint32), position, *rest)
+        if not 0 <= position <= len(keys):  # numpy would read beyond them
+            raise ValueError(f"there is no position {position}")
+        random.Random().setstate(python)
+        np.random.RandomState().set_state(numpy)
+        torch.Generator().set_state(states["torch"])
+        cuda = [torch.as_tensor(state, dtype=torch.uint8) for state in states["cuda"]]
+    except Exception as error:  # each library refuses in its own way
+        raise ValueError("the states of the random generators are damaged") from error
+    random.setstate(python)
+    np.random.set_state(numpy)
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    for device, state in zip(range(torch.cuda.device_count()), cuda):
+        torch.cuda.set_rng_state(state, device)
 
 
 def scheduler_state(scheduler: Any) -> dict[str, Any]:
@@ -40,7 +68,15 @@ def scheduler_state(scheduler: Any) -> dict[str, Any]:
 
 
 def set_scheduler_state(scheduler: Any, state: dict[str, Any]) -> None:
-    """The inverse of `scheduler_state`."""
-    vars(scheduler).update({key: value for key, value in state.items() if key != "successor"})
-    if "successor" in state:
+    """The inverse of `scheduler_state`.
+
+    Raises:
+        ValueError: the state is not one of such a scheduler.
+    """
+    now = scheduler_state(scheduler)
+    # Another version of torch may keep other private attributes.
+    if not same_form({key: state.get(key, now[key]) if key.startswith("_") else state.get(key) for key in now}, now):
+        raise ValueError("the state of the scheduler is not one of this scheduler")
+    vars(scheduler).update({key: state[key] for key in now if key in state and key != "successor"})
+    if "successor" in now:
         set_scheduler_state(scheduler.successor, state["successor"])

@@ -1,18 +1,21 @@
-"""What a run leaves in its folder: `config.yaml`, `results.json`, checkpoints. Needs no torch before a checkpoint."""
+"""What a run leaves in its folder besides checkpoints: `config.yaml` and `results.json`. Needs no torch."""
 
 import contextlib
 import glob
 import json
 import os
-import pickle
 import time
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from yacs.config import CfgNode
 
-from promptbias.engine.config import flatten, read_yaml
+from promptbias.engine.config import YACS_ERRORS, flatten
+from promptbias.engine.predictions import PREDICTIONS
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write
+from promptbias.utils.files import atomic_write, regular_file, remove_partial_files
+from promptbias.utils.seals import read_json, read_text, seal_json, seal_text
+from promptbias.utils.yaml_files import read_yaml
 
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
 
@@ -28,6 +31,23 @@ NON_IDENTITY_KEYS = (
     "TEST.COMPUTE_CMAT",
     "TEST.PER_CLASS_RESULT",
 )
+
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+
+
+class Seconds(msgspec.Struct):
+    train: float
+
+
+class Results(msgspec.Struct):
+    """What is read of `results.json`; it holds more. Those of version 0.1 name no classes."""
+
+    accuracy: Percent
+    macro_f1: Percent
+    evaluated: str | None = None
+    classnames: list[str] | None = None
+    backbone: str | None = None
+    seconds: Seconds | None = None
 
 
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
@@ -52,21 +72,27 @@ def read_config(folder: str) -> CfgNode:
     """
     path = os.path.join(folder, CONFIG)
     try:
-        return CfgNode(read_yaml(path))
+        config = CfgNode(read_yaml(regular_file(path)))
+        read_text(path)  # refuses what reads well and is not what was written
+        return config
     except OSError as error:
         raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error
+    except YACS_ERRORS as error:
+        raise UserError(f"{path} does not hold a config ({' '.join(str(error).split())}); restore it") from error
 
 
 def write_config(cfg: CfgNode, folder: str) -> None:
-    """Write the config of a run that starts or resumes in `folder`.
+    """Write the config of a run that starts or resumes in `folder`, after what killed ones left half-written there is
+    removed.
 
     Raises:
         UserError: the folder holds a run with another config.
     """
     if os.path.exists(os.path.join(folder, CONFIG)):
         refuse_other_config(cfg, folder)
+    remove_partial_files(folder)
     with atomic_write(os.path.join(folder, CONFIG)) as file:
-        file.write(cfg.dump())
+        file.write(seal_text(cfg.dump()))
 
 
 def refuse_other_config(cfg: CfgNode, folder: str) -> None:
@@ -104,18 +130,25 @@ def finished(cfg: CfgNode, folder: str, checkpoint_sha256: str | None = None) ->
             its own. None: the run trains.
 
     Raises:
-        UserError: the folder holds a run with another config.
+        UserError: the folder holds a run with another config, or its results are damaged.
     """
     path = os.path.join(folder, RESULTS)
     if not (os.path.exists(path) and os.path.exists(os.path.join(folder, CONFIG))):
         return None
     refuse_other_config(cfg, folder)
-    try:
-        with open(path, encoding="utf-8") as file:
-            results = json.load(file)
-        return results if results.get("evaluated") == checkpoint_sha256 else None
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and run again") from error
+    results = read_results(folder)
+    return results if results.get("evaluated") == checkpoint_sha256 else None
+
+
+def read_results(folder: str) -> dict[str, Any]:
+    """`results.json` of the run in `folder`; what of it is in Results has these types.
+
+    Raises:
+        OSError: it cannot be opened.
+        UserError: it is damaged, or its values are not those of a finished run.
+    """
+    content, found = read_json(os.path.join(folder, RESULTS), Results)
+    return {**content, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
 
 
 def rotate_log(folder: str) -> None:
@@ -127,14 +160,15 @@ def rotate_log(folder: str) -> None:
 
 def remove_results(folder: str) -> None:
     """To be called when training begins: a run that is not finished has no results."""
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(folder, RESULTS))
+    for name in (RESULTS, PREDICTIONS):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
 
 
 def write_results(results: dict[str, Any], folder: str) -> None:
     """Write `results.json`; from then on the run counts as finished."""
     with atomic_write(os.path.join(folder, RESULTS)) as file:
-        json.dump(results, file, indent=2)
+        json.dump(seal_json(results), file, indent=2)
         file.write("\n")
 
 
@@ -143,45 +177,3 @@ def dassl_is_ours() -> bool:
     import dassl
 
     return os.path.basename(os.path.dirname(os.path.dirname(dassl.__file__))) == "compat"
-
-
-def save(data: dict[str, Any], path: str) -> None:
-    """torch.save, written beside and renamed."""
-    import torch
-
-    with atomic_write(path, "wb") as file:
-        torch.save(data, file)
-
-
-def load(path: str) -> dict[str, Any]:
-    """Tensors and plain containers from a checkpoint; nothing in it is executed.
-
-    Checkpoints of the family's public code, with a live scheduler pickled inside, are read by this project's Dassl,
-    which puts inert stubs for such objects.
-
-    Raises:
-        UserError: the file is missing, damaged or no checkpoint, or holds objects and Dassl is the original one.
-    """
-    if not os.path.exists(path):
-        raise UserError(f"there is no checkpoint {path}; train first, or check --model-dir and --load-epoch")
-    try:
-        if dassl_is_ours():
-            from dassl.utils import load_checkpoint
-
-            found = load_checkpoint(path)
-        else:
-            import torch
-
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is damaged, or holds objects, which only the Dassl in this project's compat/ reads "
-            "without running them; put compat/ first on PYTHONPATH"
-        ) from error
-    except Exception as error:  # whatever a cut or overwritten file makes torch and zip stumble over
-        raise UserError(
-            f"{path} is damaged or not a checkpoint ({type(error).__name__}); train again, or give another"
-        ) from error
-    if not (isinstance(found, dict) and isinstance(found.get("state_dict"), dict)):
-        raise UserError(f'{path} is not a checkpoint of a trainer: it has no "state_dict"')
-    return found

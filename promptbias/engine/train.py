@@ -1,10 +1,13 @@
 """Train or test one run, with CoOp's flags. The README shows whole commands."""
 
 import argparse
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.startup import Terminated
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -20,7 +23,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", default="", help="YAML of the method, from configs/trainers/")
     parser.add_argument("--dataset-config-file", default="", help="YAML of the dataset, from configs/datasets/")
     parser.add_argument("--trainer", default="", help="name of the method, such as BiasTuning")
-    parser.add_argument("--backbone", default="", help='CLIP: "tiny", one of OpenAI\'s names, or a weights file')
+    clip_help = "CLIP: tiny, ViT-B/16, a file, hf:<hub name>, open_clip:<model>/<tag>, ... (docs/backbones.md)"
+    parser.add_argument("--backbone", default="", help=clip_help)
     parser.add_argument("--eval-only", action="store_true", help="test without training")
     parser.add_argument("--model-dir", default="", help="with --eval-only: output folder of the run to load")
     parser.add_argument("--load-epoch", type=int, help="with --eval-only: epoch to load (default: best, or last)")
@@ -33,21 +37,47 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     coop.add_argument("--source-domains", nargs="+", help="DATASET.SOURCE_DOMAINS; these datasets have none")
     coop.add_argument("--target-domains", nargs="+", help="DATASET.TARGET_DOMAINS; these datasets have none")
     coop.add_argument("--head", default="", help="MODEL.HEAD.NAME; these methods have none")
-    return parser.parse_args(argv)
+    return parse_mixed(parser, argv)
+
+
+def parse_mixed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Flags and KEY VALUE pairs in any order; argparse alone takes whatever follows the first KEY for pairs.
+
+    Raises:
+        UserError: an unknown flag after a pair, or a flag where a value is due.
+    """
+    args = parser.parse_args(argv)
+    flags = {"-h", "--help", *("--" + name.replace("_", "-") for name in vars(args) if name != "opts")}
+    pairs: list[str] = []
+    while args.opts:
+        key, value = args.opts[0].split("=")[0], args.opts[1:2]
+        if key in flags:
+            args = parser.parse_args(args.opts, args)
+            continue
+        if key.startswith("-"):
+            raise UserError(f"there is no flag {key}: {nearest(key, flags)}")
+        if value and value[0] in flags:
+            raise UserError(f"options come as KEY VALUE pairs, but {key} is followed by the flag {value[0]}")
+        pairs += args.opts[:2]
+        args.opts = args.opts[2:]
+    args.opts = pairs
+    return args
 
 
 def check_args(args: argparse.Namespace, cfg) -> None:
     """Refuse flags that do not name something, or do not go together.
 
     Raises:
-        UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, or a test in the
-            folder of a training run.
+        UserError: no such trainer or dataset, a seed that is too large, flags that do not go together, a test in the
+            folder of a training run, or as `check_writable`.
     """
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
     from promptbias.engine import run_folder
+    from promptbias.engine.checks import check_writable
 
+    check_writable(cfg)
     for what, flag, name, registry in (
         ("trainer", "--trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY),
         ("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY),
@@ -56,6 +86,10 @@ def check_args(args: argparse.Namespace, cfg) -> None:
             raise UserError(f"no {what} is named; give {flag}")
         if name not in registry.registered_names():
             raise UserError(f'there is no {what} "{name}": {nearest(name, registry.registered_names())}')
+    if not cfg.MODEL.BACKBONE.NAME:
+        raise UserError("no CLIP is named; give --config-file, or --backbone")
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; give --output-dir, which is . for the working folder")
     if args.eval_only:
         run_folder.refuse_training_run(cfg.OUTPUT_DIR)
     if cfg.SEED >= 2**32:
@@ -78,7 +112,8 @@ def eval_checkpoint_sha256(args: argparse.Namespace, cfg) -> str | None:
     return checksum(path) if path else None
 
 
-def start_log(cfg, resuming: bool) -> None:
+@contextlib.contextmanager
+def logged(cfg, resuming: bool) -> Iterator[None]:
     """Send what is printed to log.txt too; the log of an interrupted run is renamed first.
 
     Raises:
@@ -88,6 +123,7 @@ def start_log(cfg, resuming: bool) -> None:
 
     from promptbias.engine import run_folder
 
+    console = sys.stdout
     try:
         if resuming or not os.path.exists(os.path.join(cfg.OUTPUT_DIR, run_folder.RESULTS)):
             run_folder.rotate_log(cfg.OUTPUT_DIR)
@@ -96,6 +132,13 @@ def start_log(cfg, resuming: bool) -> None:
         raise UserError(
             f"cannot write to {cfg.OUTPUT_DIR} ({error.strerror}); choose another --output-dir (OUTPUT of the scripts)"
         ) from error
+    try:
+        yield
+    finally:
+        log = getattr(sys.stdout, "file", None) if sys.stdout is not console else None
+        sys.stdout = console
+        if log is not None:
+            log.close()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,10 +169,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    start_log(cfg, resuming)
-    print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
-    print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
-    run(args, cfg)
+    with logged(cfg, resuming):
+        print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
+        print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
+        run(args, cfg)
 
 
 def run(args: argparse.Namespace, cfg) -> None:
@@ -143,5 +186,8 @@ def run(args: argparse.Namespace, cfg) -> None:
     elif not args.no_train:
         try:
             trainer.train()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command resumes from the last finished epoch") from None
+        except KeyboardInterrupt as stop:
+            what = "terminated" if isinstance(stop, Terminated) else "interrupted"
+            raise type(stop)(f"{what}; the same command resumes from the last finished epoch") from None
+        finally:
+            trainer.close_writer()

@@ -12,14 +12,17 @@ from tqdm import tqdm
 
 from promptbias.model.loading import load_clip
 from promptbias.utils import startup
+from promptbias.utils.errors import UserError
 from promptbias.utils.files import checksum
 
 from . import checkpoints, resume, run_folder
 from .checks import check_values
 from .custom_clip import ConfiguredCLIP, device_of, grad_scaler
 from .data import check_reading
-from .losses import EpochLosses
-from .metrics import results
+from .host_config import with_own_options
+from .losses import EpochLosses, refuse_diverged
+from .metrics import PredictedClasses, results
+from .predictions import write_predictions
 
 
 class TuningTrainer(TrainerX):
@@ -42,6 +45,10 @@ class TuningTrainer(TrainerX):
     optim: Any
     checkpoint_sha256: str | None = None
     seconds_to_first_step = 0.0
+    started: float | None = None  # when training began
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(with_own_options(cfg, self.custom_clip.config))
 
     def check_cfg(self, cfg: Any) -> None:
         check_values(cfg)
@@ -51,6 +58,7 @@ class TuningTrainer(TrainerX):
         cfg = self.cfg
         self.model = self.custom_clip(cfg, self.dm.dataset.classnames, load_clip(cfg.MODEL.BACKBONE.NAME))
         self.model.to(self.device)
+        self.predicted = PredictedClasses()
         adapters = self.model.adapters
         count = adapters.trainable_parameters
         print(
@@ -62,7 +70,7 @@ class TuningTrainer(TrainerX):
         self.register_model(self.model_name, adapters, self.optim, self.sched)
         self.scaler = grad_scaler(self.model.precision == "amp" and device_of(cfg) == "cuda")
         if cfg.MODEL.INIT_WEIGHTS:
-            contents = run_folder.load(cfg.MODEL.INIT_WEIGHTS)
+            contents = checkpoints.read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
             checkpoints.load_into(self.model, contents, cfg.MODEL.INIT_WEIGHTS, cfg, type(self).__name__)
 
     # Training
@@ -77,6 +85,7 @@ class TuningTrainer(TrainerX):
         self.is_training = True
         self.seconds_before = 0.0
         super().before_train()
+        self.started = time.perf_counter()
         run_folder.remove_results(self.output_dir)
         if 0 < self.max_epoch <= self.start_epoch:  # nothing is left to train, but the checkpoint may lie elsewhere
             self.save_model(self.max_epoch - 1, self.output_dir)
@@ -92,8 +101,6 @@ class TuningTrainer(TrainerX):
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
-    parse_batch_test = parse_batch_train
-
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
         loss = self.model(image, label)
@@ -102,7 +109,7 @@ class TuningTrainer(TrainerX):
         self.scaler.step(self.optim)
         self.scaler.update()
         self.losses.add(loss)
-        self.seconds_to_first_step = self.seconds_to_first_step or time.time() - startup.PROCESS_START
+        self.seconds_to_first_step = self.seconds_to_first_step or time.perf_counter() - startup.PROCESS_START
         self.bar.update()
         done, last = self.batch_idx + 1, self.batch_idx + 1 == self.num_batches
         summary = {}
@@ -116,6 +123,9 @@ class TuningTrainer(TrainerX):
 
     def after_epoch(self) -> None:
         self.losses.mean_since_last()  # refuses what is not finite: some samplers draw fewer batches than they announce
+        refuse_diverged(self.model.adapters.state_dict(), self.epoch)
+        if not os.path.isdir(self.output_dir or os.curdir):
+            raise UserError(f"{self.output_dir} was removed during training; start the run again")
         super().after_epoch()
         if self.optim is not None:
             resume.save_training_state(self)
@@ -126,11 +136,26 @@ class TuningTrainer(TrainerX):
 
     # Testing
 
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        self.predicted.paths += batch["impath"]
+        return self.parse_batch_train(batch)
+
     def model_inference(self, image: Tensor) -> Tensor:
-        return self.model(image)
+        """Logits (B, K) of images (B, 3, H, W).
+
+        Raises:
+            UserError: one of them is not finite, so that it says nothing about the class.
+        """
+        logits = self.model(image)
+        if not logits.isfinite().all():
+            raise UserError(
+                "the logits are not finite; train with a lower OPTIM.LR, or set PREC fp32 if the parameters are large"
+            )
+        self.predicted.add(logits)
+        return logits
 
     def test(self, split: str | None = None) -> float:
-        """Test, and write `results.json` (all but the rounds on the validation set during training).
+        """Test, and write `predictions.csv` and `results.json` (not in the validation rounds during training).
 
         Returns:
             Accuracy in percent.
@@ -142,18 +167,24 @@ class TuningTrainer(TrainerX):
             if self.checkpoint_sha256:
                 run_folder.refuse_training_run(self.output_dir)
             run_folder.write_config(self.cfg, self.output_dir)
-        started, trained = time.time(), self.seconds_trained()
+        started, trained = time.perf_counter(), self.seconds_trained()
+        self.predicted = PredictedClasses()
         accuracy = super().test(split)
         if split is None:
-            seconds = {"first_step": self.seconds_to_first_step, "train": trained, "test": time.time() - started}
+            true, root = self.evaluator._y_true, self.cfg.DATASET.ROOT
+            write_predictions(self.predicted.rows(true, self.lab2cname, root), self.output_dir)
+            seconds = {
+                "first_step": self.seconds_to_first_step,
+                "train": trained,
+                "test": time.perf_counter() - started,
+            }
             rounded = {what: round(value, 2) for what, value in seconds.items()}
             run_folder.write_results(results(self, accuracy, rounded), self.output_dir)
         return accuracy
 
     def seconds_trained(self) -> float:
         """Seconds since training began, those before an interruption included; 0 if this run only tests."""
-        started = getattr(self, "time_start", None)
-        return 0.0 if started is None else self.seconds_before + time.time() - started
+        return 0.0 if self.started is None else self.seconds_before + time.perf_counter() - self.started
 
     # Checkpoints
 
@@ -188,7 +219,7 @@ class TuningTrainer(TrainerX):
         path = self.checkpoint_in(directory, epoch)
         if not path:
             return
-        checkpoints.load_into(self.model, run_folder.load(path), path, self.cfg, type(self).__name__)
+        checkpoints.load_into(self.model, checkpoints.read_checkpoint(path), path, self.cfg, type(self).__name__)
         if not self.is_training:
             self.checkpoint_sha256 = checksum(path)
         print(f"Loaded {path}")

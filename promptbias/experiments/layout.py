@@ -59,7 +59,7 @@ def check_dataset(name: str) -> None:
     Raises:
         UserError: there is no such dataset; names all.
     """
-    if not os.path.exists(dataset_file(name)):
+    if name not in _yaml_names("datasets"):
         raise UserError(
             f'there is no dataset "{name}" in configs/datasets/; there are: {" ".join(_yaml_names("datasets"))}'
         )

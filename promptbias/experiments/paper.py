@@ -66,8 +66,8 @@ def prompts(number: int, depth: int = BLOCKS) -> Setting:
 
 def generic_for(dataset: str) -> str:
     """GENERIC, or "" where that is the dataset's own template anyway: its runs are then those with its own."""
-    from promptbias.engine.config import read_yaml
     from promptbias.model import templates
+    from promptbias.utils.yaml_files import read_yaml
 
     name = read_yaml(dataset_file(dataset))["DATASET"]["NAME"]
     return templates.GENERIC if name in templates.TEMPLATES else ""

@@ -39,6 +39,17 @@ ARGUMENTS = {
     "dg": ["SHOTS"],
 }
 SHOTS, SOURCE = "1 2 4 8 16", "imagenet"
+# Keys that a protocol sets, and what says their values. A pair of the same key would fill folders with other runs than
+# their names say.
+SET_BY = {
+    "SEED": "SEEDS in the environment",
+    "OUTPUT_DIR": "OUTPUT in the environment",
+    "RESUME": "OUTPUT in the environment",
+    "DATASET.ROOT": "DATA in the environment",
+    "DATASET.NAME": "DATASET",
+    "DATASET.NUM_SHOTS": "SHOTS",
+    "TRAINER.NAME": "METHOD",
+}
 TARGETS = {
     "xd": "caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft sun397 dtd eurosat ucf101",
     "dg": "imagenetv2 imagenet_sketch imagenet_a imagenet_r",
@@ -150,7 +161,7 @@ def check_shots(shots: str) -> str:
     Raises:
         UserError: not a positive whole number.
     """
-    if not re.fullmatch("[1-9][0-9]*", shots):
+    if not re.fullmatch("[1-9][0-9]{0,8}", shots):
         raise UserError(f'SHOTS is "{shots}", but must be a whole number of images per class')
     return shots
 
@@ -159,33 +170,67 @@ def read_seeds() -> tuple[int, ...]:
     """$SEEDS.
 
     Raises:
-        UserError: something else than whole numbers.
+        UserError: something else than whole numbers below 2**32.
     """
     text = os.environ.get("SEEDS") or "1 2 3"
     seeds = text.split()
-    if not (seeds and all(re.fullmatch("0|[1-9][0-9]*", seed) for seed in seeds)):
-        raise UserError(f'SEEDS is "{text}", but must be whole numbers with spaces between, such as "1 2 3"')
+    if not (seeds and all(re.fullmatch("0|[1-9][0-9]{0,9}", seed) and int(seed) < 2**32 for seed in seeds)):
+        raise UserError(
+            f'SEEDS is "{text}", but must be whole numbers below 2**32 with spaces between, such as "1 2 3"'
+        )
     return tuple(map(int, seeds))
+
+
+def read_folder(variable: str) -> str:
+    """$DATA or $OUTPUT, absolute.
+
+    Raises:
+        UserError: something is there that is not a folder.
+    """
+    path = os.path.abspath(os.path.expanduser(layout.default_folder(variable, variable.lower())))
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"{variable} is {path}, but must be a folder")
+    return path
+
+
+def check_pairs(pairs: Sequence[str]) -> None:
+    """Refuse flags, and keys that the protocol sets.
+
+    Raises:
+        UserError: one of these; says what to give instead.
+    """
+    for key in pairs[::2]:
+        if key.startswith("-"):
+            raise UserError(
+                f"{key} is no option of an experiment: those are KEY VALUE pairs, and SEEDS, DATA and OUTPUT come from "
+                "the environment"
+            )
+        if key in SET_BY:
+            raise UserError(f"an experiment sets {key} itself; its value comes from {SET_BY[key]}")
 
 
 def read_experiment(method: str, dataset: str, argv: Sequence[str]) -> Experiment:
     """What [CFG] [KEY VALUE ...] and the environment say.
 
     Raises:
-        UserError: no such dataset or configuration, seeds that are not numbers, or a key without value.
+        UserError: no such dataset or configuration, seeds that are not numbers, a key without value, or as
+            `read_folder` and `check_pairs`.
     """
     seeds = read_seeds()
     layout.check_dataset(dataset)
+    if argv and argv[0].startswith("-"):
+        check_pairs(argv)
+    if len(argv) % 2 and argv[0].isupper():
+        raise UserError(f"options come as KEY VALUE pairs, but there are {len(argv)} words: {' '.join(argv)}")
     if len(argv) % 2:
         cfg, argv = layout.find_cfg(method, dataset, argv[0]), argv[1:]
     elif argv and not re.search("[A-Z]", argv[0]):  # keys are in capitals, so this is a CFG
         raise UserError(f"options come as KEY VALUE pairs, but these do not: {' '.join(argv[1:])}")
     else:
         cfg = layout.default_cfg(method, dataset)
-    data, output = (
-        os.path.abspath(os.path.expanduser(layout.default_folder(name.upper(), name))) for name in ("data", "output")
-    )
-    return Experiment(method, cfg, tuple(argv), layout.backbone_of(dataset, cfg), seeds, data, output)
+    check_pairs(argv)
+    backbone, data, output = layout.backbone_of(dataset, cfg), read_folder("DATA"), read_folder("OUTPUT")
+    return Experiment(method, cfg, tuple(argv), backbone, seeds, data, output)
 
 
 def perform(method: str, protocol: str, argv: Sequence[str]) -> None:
@@ -205,12 +250,14 @@ def perform(method: str, protocol: str, argv: Sequence[str]) -> None:
         raise UserError(f"usage: {program} {method} {protocol} {' '.join(names)} [CFG] [KEY VALUE ...]")
     given, rest = dict(zip(names, argv)), argv[len(names) :]
     shots = check_shots(given["SHOTS"]) if "SHOTS" in given else ""
-    dataset = given.get("DATASET") or os.environ.get("SOURCE") or SOURCE
+    dataset = given.get("DATASET", os.environ.get("SOURCE") or SOURCE)
     targets = (os.environ.get("TARGETS") or TARGETS.get(protocol, "")).split() if protocol in TARGETS else []
     numbers = (os.environ.get("SHOTS") or SHOTS).split() if protocol == "few_shots" else []
     for target in targets:
         layout.check_dataset(target)
     experiment = read_experiment(method, dataset, rest)
+    if protocol == "base2new" and "DATASET.SUBSAMPLE_CLASSES" in rest:
+        raise UserError("base2new sets DATASET.SUBSAMPLE_CLASSES itself; leave it out")
     for number in numbers:
         check_shots(number)
     if method == layout.ZERO_SHOT:

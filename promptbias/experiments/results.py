@@ -4,7 +4,6 @@ The standard deviation is that of the seeds themselves (divided by their number,
 result parser computes it.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from promptbias.engine.run_folder import CONFIG, RESULTS
+from promptbias.engine import run_folder
 from promptbias.utils.errors import UserError
 
 METRICS = {"accuracy": "accuracy %", "macro_f1": "macro-F1 %"}
@@ -26,17 +25,14 @@ def read_results(folder: str) -> Results:
     Raises:
         UserError: there is no run, it is not finished, or the file is damaged.
     """
-    path = os.path.join(folder, RESULTS)
     try:
-        with open(path, encoding="utf-8") as file:
-            results = json.load(file)
-        return {**results, **{key: float(results[key]) for key in METRICS}}
+        return run_folder.read_results(folder)
     except FileNotFoundError as error:
-        if os.path.exists(os.path.join(folder, CONFIG)):
+        if os.path.exists(os.path.join(folder, run_folder.CONFIG)):
             raise UserError(f"the run in {folder} is not finished; the command that started it resumes it") from error
-        raise UserError(f"there is no run in {folder} ({path} is missing); train first, or check the folder") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); remove it and run again") from error
+        raise UserError(
+            f"there is no run in {folder} ({error.filename} is missing); train first, or check the folder"
+        ) from error
 
 
 def seeds_in(folder: str) -> list[int]:

@@ -9,18 +9,21 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from promptbias.experiments.layout import ZERO_SHOT, backbone_of, dataset_file, method_file
 from promptbias.experiments.results import Results, read_results
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 from promptbias.utils.paths import CHECKOUT, IN_CHECKOUT
+from promptbias.utils.startup import Terminated, stopped
 
 PROGRAM = ("-m", "promptbias")
 # In the folder of a run whose loss was not finite: what it said. Without it the run is tried again.
 DIVERGED = "diverged.txt"
+DIVERGENCE = ("the loss is", "the parameters are", "the logits are")  # how it begins
 
 # What cannot change the result of zero-shot CLIP.
 TRAINING_NODES = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.", "DATALOADER.NUM_WORKERS")
@@ -56,11 +59,35 @@ def call(argv: Sequence[str], quiet: bool = False) -> int:
         Its exit status, as a shell tells it.
     """
     output = subprocess.DEVNULL if quiet else None
-    with subprocess.Popen([sys.executable, *PROGRAM, *argv], stdout=output, env=environment()) as process:
-        with contextlib.suppress(KeyboardInterrupt):  # it was interrupted too, and says so when it is done
-            process.wait()
-        status = process.wait()
+    with child([sys.executable, *PROGRAM, *argv], stdout=output, env=environment()) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt as stop:
+            stopped()  # the run says what happened, and its status is ours
+            if isinstance(stop, Terminated):  # a terminal interrupts both, SIGTERM is for this process alone
+                process.terminate()
+            status = process.wait()
     return status if status >= 0 else 128 - status
+
+
+_children: set[subprocess.Popen] = set()
+
+
+@contextlib.contextmanager
+def child(*args: Any, **options: Any) -> Iterator[subprocess.Popen]:
+    """`subprocess.Popen`, known to `terminate_children` while it runs."""
+    with subprocess.Popen(*args, **options) as process:
+        _children.add(process)
+        try:
+            yield process
+        finally:
+            _children.discard(process)
+
+
+def terminate_children() -> None:
+    """End the runs that other threads wait for: a batch system sends SIGTERM to this process alone."""
+    for process in list(_children):
+        process.terminate()
 
 
 class Diverged(Exception):
@@ -168,18 +195,20 @@ class Run:
             Diverged: the loss was not finite. A file in its folder, DIVERGED, says so from then on.
             UserError: anything else went wrong.
         """
-        done = subprocess.run(
+        with child(
             [sys.executable, *PROGRAM, "train", *self.argv],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
             env=environment(**({"OMP_NUM_THREADS": str(threads)} if threads else {})),
-        )
-        if done.returncode == 0:
+        ) as process:
+            _, said = process.communicate()
+        if process.returncode == 0:
             return read_results(self.folder)
-        message = (done.stderr.strip() or f"error: stopped with status {done.returncode}").splitlines()[-1]
+        message = (said.strip() or f"error: stopped with status {process.returncode}").splitlines()[-1]
         message = message.removeprefix("error: ")
-        if not message.startswith("the loss is"):
+        if not message.startswith(DIVERGENCE):
             raise UserError(f"{self.folder}: {message}")
         with atomic_write(os.path.join(self.folder, DIVERGED)) as file:
             file.write(message + "\n")

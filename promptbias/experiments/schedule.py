@@ -11,8 +11,9 @@ from tqdm import tqdm
 from promptbias.experiments.layout import backbone_of
 from promptbias.experiments.paper import DATASETS
 from promptbias.experiments.results import Results
-from promptbias.experiments.runs import Diverged, Run
+from promptbias.experiments.runs import Diverged, Run, terminate_children
 from promptbias.utils.errors import UserError
+from promptbias.utils.startup import Terminated
 
 # Measured on two CPU cores, in seconds: per training image, per class text in a training step, per test image.
 SECONDS = {"vit_b16": (0.18, 0.006, 0.06), "tiny": (0.006, 0.004, 0.002)}
@@ -57,7 +58,9 @@ def run_all(todo: Sequence[Run], done: dict[Run, Results], jobs: int) -> Outcome
             for future in as_completed(futures):
                 bar.set_description(future.result())
                 bar.update()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Terminated):
+                terminate_children()
             pool.shutdown(cancel_futures=True)
             raise
     return outcome

@@ -158,6 +158,15 @@ def right_without(
     return torch.cat(right)
 
 
+@torch.no_grad()
+def features_after_deletion(model: TunedCLIP, image: Tensor, order: Tensor, fraction: float) -> Tensor:
+    """Unit vectors (B, joint width) of images after deleting a fraction of their patches in `order` (B, M)."""
+    branch, patches = VisionBranch(model), order.shape[1]
+    kept = 1 + order[:, round(fraction * patches) :]
+    rows = torch.cat([torch.zeros_like(order[:, :1]), kept], 1)
+    return branch.features(image, adapter=DropPatches(branch.adapter, rows, patches))
+
+
 def deletion_curves(
     models: dict[str, TunedCLIP], batches: LabelledImages, seed: int = 0
 ) -> dict[str, dict[Curve, np.ndarray]]:

@@ -4,6 +4,7 @@ All variants of a comparison see the same images, so that most of the chance in 
 drawn again with replacement, the same ones for all variants; differences, ratios or areas are computed of each draw.
 """
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -41,7 +42,9 @@ def interval(
         (2, *S): the ends of the interval.
     """
     values = statistic(bootstrap_means(outcomes, seed=seed))
-    return np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where the statistic is NaN in every draw, so is the interval
+        return np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def nan_mean_interval(outcomes: np.ndarray, level: float = 0.95) -> np.ndarray:

@@ -17,14 +17,16 @@ from .prepacked_linear import EVERY
 if TYPE_CHECKING:
     from .encoder import Tower
 
-# Parameters of a block, by their names in the stock CLIP; and of a tower, outside of its blocks (vision; text).
+# Parameters of a block, by their names in the stock CLIP; and of a tower, outside of its blocks: LayerNorms (vision;
+# text), and the projection to the joint space.
 BLOCK_PARAMETERS = tuple(
     f"{layer}.{kind}" if layer != "attn.in_proj" else f"attn.in_proj_{kind}"
     for layer in ("ln_1", "attn.in_proj", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
     for kind in ("weight", "bias")
 )
-TOWER_PARAMETERS = tuple(
-    f"{layer}.{kind}" for layer in ("ln_pre", "ln_post", "ln_final") for kind in ("weight", "bias")
+TOWER_PARAMETERS = (
+    *(f"{layer}.{kind}" for layer in ("ln_pre", "ln_post", "ln_final") for kind in ("weight", "bias")),
+    "proj",
 )
 # Activations that it can change, token by token. Attention itself is for hooks.
 POINTS = (EMBEDDINGS, *(name for name in IN_BLOCK if name not in ("attn.pattern", "attn.z")), FEATURES)
@@ -90,9 +92,7 @@ class Adapter(nn.Module):
         activations = [name for name in self.attaches_to if name in POINTS]
         if activations:
             raise NotImplementedError(f"{type(self).__name__} changes {', '.join(activations)} and does not fold")
-        changed = [(frozen, self.parameter(name, i, frozen)) for name, i, frozen in self.attached(tower)]
-        for frozen, value in changed:
-            frozen.copy_(value)
+        fold_parameters(self, tower)
 
     def attached(self, tower: "Tower") -> Iterator[tuple[str, int, Tensor]]:
         """(name, block, frozen parameter) of all parameters of `tower` that it attaches to."""
@@ -102,6 +102,13 @@ class Adapter(nn.Module):
                     yield name, i, block.get_parameter(name)
             elif name in TOWER_PARAMETERS and name in tower.outer:
                 yield name, OUTSIDE, tower.outer[name]
+
+
+def fold_parameters(adapter: Adapter, tower: "Tower") -> None:
+    """Put the parameters that an adapter has changed in the place of the stock CLIP's own."""
+    changed = [(frozen, adapter.parameter(name, i, frozen)) for name, i, frozen in adapter.attached(tower)]
+    for frozen, value in changed:
+        frozen.copy_(value)
 
 
 class Adapters(nn.Module):

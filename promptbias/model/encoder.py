@@ -22,15 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from promptbias.utils.errors import UserError
-
 from .adapter import OUTSIDE, Adapter
 from .hooks import EMBEDDINGS, FEATURES, IN_MLP, Hookable, Point
 from .layouts import Layout, PaddedBatch, PrefixPackedTexts, Rows, attention_pattern, causal_mask
 from .prepacked_linear import EVERY, linear
 
 TEXTS_AT_ONCE = 1000  # so that memory does not grow with the number of classes beyond
-QUICK_GELU = 1.702  # CLIP's approximation of GELU: u σ(1.702 u)
+QUICK_GELU = 1.702  # OpenAI's approximation of GELU: u σ(1.702 u)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: float = 1.0) -> Tensor:
@@ -55,28 +53,34 @@ class Tower(Hookable, nn.Module):
 
     Args:
         blocks: the residual attention blocks of the branch, which stay the stock CLIP's own.
-        outer: name -> the branch's LayerNorms outside of its blocks.
-
-    Raises:
-        UserError: the blocks are not OpenAI's.
+        outer: name -> the branch's LayerNorms outside of its blocks; the last one stands before the projection.
     """
 
     def __init__(self, blocks: Sequence[Any], outer: dict[str, nn.LayerNorm]) -> None:
         super().__init__()
-        activation = type(blocks[0].mlp.gelu).__name__
-        if activation != "QuickGELU":
-            raise UserError(f"this CLIP has {activation} in its blocks, but only OpenAI's QuickGELU is supported")
         self.blocks: Any = blocks
         self.norms = outer
         self.heads: int = blocks[0].attn.num_heads
         self.width: int = blocks[0].attn.embed_dim
+        self.is_quick_gelu = type(blocks[0].mlp.gelu).__name__ == "QuickGELU"
+
+    @property
+    def projection(self) -> Tensor:
+        """What takes the branch to the joint space, (D, joint width)."""
+        raise NotImplementedError
+
+    @property
+    def last_norm(self) -> str:
+        """Name of the LayerNorm before the projection."""
+        return list(self.norms)[-1]
 
     @property
     def outer(self) -> dict[str, Tensor]:
         """The frozen parameters outside of the blocks that an adapter can attach to, by name."""
-        return {
+        norms = {
             f"{name}.{kind}": getattr(norm, kind) for name, norm in self.norms.items() for kind in ("weight", "bias")
         }
+        return {**norms, "proj": self.projection}
 
     def activation(self, adapter: Adapter, i: int, name: str, x: Tensor, source: Tensor | None = None) -> Tensor:
         """The value at a point after the adapter and the hooks that are there."""
@@ -95,6 +99,13 @@ class Tower(Hookable, nn.Module):
             for key, frozen in ((f"{name}.weight", norm.weight), (f"{name}.bias", norm.bias))
         )
         return layer_norm(x, weight, bias, norm.eps)
+
+    def features(self, adapter: Adapter, x: Tensor) -> Tensor:
+        """Rows (B or K, D) of the last block through its LayerNorm and the projection -> (B or K, joint width)."""
+        x = self.outer_norm(adapter, self.last_norm, x)
+        attached = "proj" in adapter.attaches_to
+        projection = adapter.parameter("proj", OUTSIDE, self.projection) if attached else self.projection
+        return self.activation(adapter, OUTSIDE, FEATURES, x @ projection)
 
     def run_blocks(self, x: Tensor, adapter: Adapter, layout: Layout) -> Tensor:
         """Embedded tokens (..., N, D) through all blocks -> the rows that become the features, (B or K, D)."""
@@ -124,7 +135,8 @@ class Tower(Hookable, nn.Module):
         fc, proj = block.mlp.c_fc, block.mlp.c_proj
         W_fc, b_fc = parameter("mlp.c_fc.weight", fc.weight), parameter("mlp.c_fc.bias", fc.bias)
         W_proj, b_proj = parameter("mlp.c_proj.weight", proj.weight), parameter("mlp.c_proj.bias", proj.bias)
-        if (self.hooks is None or not self.hooks.inside_mlp(i)) and not set(IN_MLP) & set(adapter.attaches_to):
+        untouched = (self.hooks is None or not self.hooks.inside_mlp(i)) and not set(IN_MLP) & set(adapter.attaches_to)
+        if self.is_quick_gelu and untouched:
             # u σ(1.702 u) = silu(1.702 u) / 1.702 keeps one wide tensor for backward instead of three. The factors are
             # applied where tensors are narrow: the first to the layer norm, the second where the result is added.
             wide = linear(layer_norm(x, *ln, QUICK_GELU), W_fc, b_fc * QUICK_GELU)
@@ -132,7 +144,7 @@ class Tower(Hookable, nn.Module):
             return torch.add(x, linear(silu, W_proj, b_proj * QUICK_GELU), alpha=1 / QUICK_GELU)
         h = at("ln_2", layer_norm(x, *ln))
         hidden = at("mlp.hidden", linear(h, W_fc, b_fc), h)
-        activated = hidden * torch.sigmoid(QUICK_GELU * hidden)
+        activated = block.mlp.gelu(hidden)
         return x + at("mlp.out", linear(activated, W_proj, b_proj), activated)
 
     def attention(self, i: int, x: Tensor, rows: Rows, layout: Layout, at, parameter) -> Tensor:
@@ -166,15 +178,18 @@ class VisionTower(Tower):
         self.visual = visual
         self.patches = visual.positional_embedding.shape[0] - 1
 
+    @property
+    def projection(self) -> Tensor:
+        visual: Any = self.visual
+        return visual.proj
+
     def forward(self, image: Tensor, adapter: Adapter) -> Tensor:
         """Images (B, 3, S, S) -> features (B, joint width), not normalised."""
         visual: Any = self.visual
         x = visual.conv1(image.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, M, D)
         x = torch.cat([visual.class_embedding.expand(x.shape[0], 1, -1), x], 1) + visual.positional_embedding
         x = self.hook(OUTSIDE, EMBEDDINGS, adapter.on_embeddings(x))
-        x = self.run_blocks(self.outer_norm(adapter, "ln_pre", x), adapter, PaddedBatch(0))
-        features = self.outer_norm(adapter, "ln_post", x) @ visual.proj
-        return self.activation(adapter, OUTSIDE, FEATURES, features)
+        return self.features(adapter, self.run_blocks(self.outer_norm(adapter, "ln_pre", x), adapter, PaddedBatch(0)))
 
 
 class TextTower(Tower):
@@ -193,6 +208,11 @@ class TextTower(Tower):
         self.packs = nn.ModuleList(PrefixPackedTexts(some) for some in tokens.split(TEXTS_AT_ONCE))
         self.register_buffer("tokens", tokens, persistent=False)
 
+    @property
+    def projection(self) -> Tensor:
+        clip: Any = self.clip
+        return clip.text_projection
+
     def forward(self, adapter: Adapter, which: Tensor | None = None) -> Tensor:
         """Features (K, joint width) of all texts, or of `which` (with repetitions), not normalised."""
         if self.hooks is None:
@@ -209,13 +229,10 @@ class TextTower(Tower):
         args = adapter, pack.ids, pack.positions, pack
         if len(self.packs) == 1 or not torch.is_grad_enabled():
             return self.encode(*args)
-        return checkpoint(self.encode, *args, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(self.encode, *args, use_reentrant=False)
 
     def encode(self, adapter: Adapter, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """Token ids (..., N) at positions (N,) -> features (K, joint width)."""
         clip: Any = self.clip
         x = self.hook(OUTSIDE, EMBEDDINGS, adapter.on_embeddings(clip.token_embedding(ids)))
-        x = self.run_blocks(x + clip.positional_embedding[positions], adapter, layout)
-        return self.activation(
-            adapter, OUTSIDE, FEATURES, self.outer_norm(adapter, "ln_final", x) @ clip.text_projection
-        )
+        return self.features(adapter, self.run_blocks(x + clip.positional_embedding[positions], adapter, layout))

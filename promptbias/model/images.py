@@ -5,7 +5,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,13 +48,25 @@ class ImageError(UserError, OSError):
         super().__init__(message.rpartition("ImageError: ")[2].strip())
 
 
-def default_preprocess(size: int) -> Callable[[Any], Tensor]:
-    """CLIP's own: the shorter side to `size` (bicubic), centre crop, normalised; (3, size, size)."""
+class Preprocessing(NamedTuple):
+    """How a CLIP wants its images: mean and standard deviation of red, green and blue, and how they are resized."""
+
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    interpolation: str = "bicubic"
+
+
+OPENAIS = Preprocessing()
+
+
+def default_preprocess(size: int, how: Preprocessing = OPENAIS) -> Callable[[Any], Tensor]:
+    """CLIP's own: the shorter side to `size`, centre crop, normalised; (3, size, size)."""
 
     def preprocess(image: Any) -> Tensor:
         from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-        steps = [Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)]
+        resize = Resize(size, InterpolationMode(how.interpolation))
+        steps = [resize, CenterCrop(size), ToTensor(), Normalize(how.mean, how.std)]
         return Compose(steps)(image)
 
     return preprocess
@@ -113,7 +125,8 @@ def read_image(path: str | os.PathLike, exif: bool = False, background: str = BA
         with open_file(path) as image:
             return to_rgb(image, path, exif, background)
     except Exception as error:  # each of Pillow's decoders fails in its own way
-        reason = textwrap.shorten(str(error).removeprefix(path) or type(error).__name__, 200)
+        said = getattr(error, "strerror", None) or str(error).removeprefix(path) or type(error).__name__
+        reason = textwrap.shorten(said, 200)
         if isinstance(error, UnidentifiedImageError):
             heif = "; `pip install pillow-heif` reads .heic" if path.lower().endswith((".heic", ".heif")) else ""
             reason = f"it has no format that Pillow reads here{heif}"

@@ -60,7 +60,7 @@ class PaddedBatch:
 
     def read(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, D)."""
-        return x[:, self.readout] if isinstance(self.readout, int) else x[torch.arange(len(x)), self.readout]
+        return x[:, self.readout] if isinstance(self.readout, int) else x[torch.arange(x.shape[0]), self.readout]
 
 
 class PrefixPackedTexts(nn.Module):

@@ -30,12 +30,17 @@ class MethodConfig:
         folds: whether the tuned model can become a stock CLIP without further cost in inference.
         uses_template: whether the text is the dataset's template (or TRAINER.<node>.TEMPLATE), not the method's own.
         trains: whether there is anything to train.
+        consistency: weight of a term of the loss that keeps the model near the frozen CLIP (see `consistency`); 0: off.
+        consistency_of: what it compares, of "image", "text" (features) and "logits".
     """
 
     node: ClassVar[str]
     folds: ClassVar[bool] = False
     uses_template: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+
+    consistency: float = dataclasses.field(default=0.0, kw_only=True)
+    consistency_of: tuple[str, ...] = dataclasses.field(default=("image", "text"), kw_only=True)
 
     def adapters(self, vision: VisionTower, text: TextTower) -> Adapters:
         """What is trained, attached to these towers.
@@ -63,14 +68,19 @@ class MethodConfig:
 
     @classmethod
     def options(cls) -> dict[str, Any]:
-        """The keys of the method's node and their defaults; PREC and TEMPLATE are every method's."""
-        fields = {field.name.upper(): field.default for field in dataclasses.fields(cls)}
-        return {"PREC": "auto", **({"TEMPLATE": ""} if cls.uses_template else {}), **fields}
+        """The keys of the method's node and their defaults; PREC, TEMPLATE and CONSISTENCY are every method's."""
+        defaults = {field.name.upper(): field.default for field in cls.option_fields()}
+        return {"PREC": "auto", **({"TEMPLATE": ""} if cls.uses_template else {}), **defaults}
+
+    @classmethod
+    def option_fields(cls) -> list[dataclasses.Field]:
+        """The fields that are options: where nothing is trained, nothing need be kept near the frozen CLIP."""
+        return [field for field in dataclasses.fields(cls) if cls.trains or field.name not in EVERY_METHODS]
 
     @classmethod
     def from_node(cls, node: dict[str, Any]) -> "MethodConfig":
         """From a node of a configuration."""
-        return cls(**{field.name: node[field.name.upper()] for field in dataclasses.fields(cls)})
+        return cls(**{field.name: node[field.name.upper()] for field in cls.option_fields()})
 
     def key(self, option: str) -> str:
         """An option's name as users see it."""
@@ -90,3 +100,6 @@ class MethodConfig:
                 f"{self.key(option)} is {depth}, but must be between {at_least} and {blocks}, the number of blocks"
             )
         return depth
+
+
+EVERY_METHODS = tuple(field.name for field in dataclasses.fields(MethodConfig))

@@ -59,12 +59,12 @@ class PackedLinear(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY) -> Tensor:
     """x Wᵀ + b, (..., k) -> (..., m), with those `rows` of a weight (n, k) and its bias (n,).
 
-    Torch's own product where the weight is trained, in a dtype that oneDNN cannot have here, on a GPU, and under
-    autocast.
+    Torch's own product where the weight is trained, in a dtype that oneDNN cannot have here, on a GPU, under autocast,
+    and where the computation is traced.
     """
     bias = bias[rows]
     torchs_own = packed_weights is None or weight.device.type != "cpu" or weight.dtype not in DTYPES
-    if torchs_own or weight.requires_grad or is_autocast(weight.device.type):
+    if torchs_own or weight.requires_grad or is_autocast(weight.device.type) or is_traced():
         return F.linear(x, weight[rows], bias)
     parts = packed_weights.setdefault(weight, {})
     packed = parts.get((rows.start, rows.stop))
@@ -76,6 +76,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY) -> Tens
 def version_of(tensor: Tensor) -> tuple[int, int]:
     """What changes when a tensor's values do."""
     return tensor.data_ptr(), tensor._version
+
+
+def is_traced() -> bool:
+    """Whether torch.export, torch.compile or torch.jit.trace records the computation.
+
+    Weights have no addresses then, and what is recorded must hold wherever it runs.
+    """
+    compiler = getattr(torch, "compiler", None)  # from torch 2.1 on
+    return torch.jit.is_tracing() or (compiler is not None and compiler.is_compiling())
 
 
 def is_autocast(device: str) -> bool:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .adapter import Adapter
 from .prepacked_linear import EVERY
+from .templates import tokenize
 
 INIT_STD = 0.02
 
@@ -46,6 +47,23 @@ class VisionPrompts(DeepPrompts):
     def live_rows(self, i: int) -> slice:
         replaced_next = i + 1 < self.prompt_depth
         return slice(self.prompts_at.start) if replaced_next else EVERY
+
+
+def placeholders(n: int) -> str:
+    """What stands in a text where `n` prompts will: "X X X", whose tokens are one each."""
+    return " ".join(["X"] * n)
+
+
+def word_ids(words: str, clip_model) -> Tensor:
+    """Token ids of some words, (n,), without SOS and EOS."""
+    ids = tokenize([words], ["CTX_INIT"], clip_model.positional_embedding.shape[0])[0]
+    return ids[1 : int(ids.argmax())]
+
+
+@torch.no_grad()
+def start_from_words(prompts: DeepPrompts, words: str, clip_model) -> None:
+    """Set the first block's prompts to the embeddings of the first tokens of some words."""
+    prompts.prompts[0] = clip_model.token_embedding(word_ids(words, clip_model)[: prompts.prompt_count])
 
 
 def prompts_label(model) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -13,19 +13,14 @@ from torch import Tensor
 from promptbias.utils.errors import UserError
 
 from .adapter import Adapter, Adapters
-from .encoder import TextTower, VisionTower
-from .images import Image, default_preprocess, open_image, to_batch
+from .consistency import check_consistency, divergence
+from .encoder import TextTower, Tower, VisionTower
+from .images import OPENAIS, Image, default_preprocess, open_image, to_batch
 from .method import MethodConfig
 from .precision import DTYPES, resolve_precision
-from .prepacked_linear import version_of
+from .prediction import Prediction
+from .prepacked_linear import is_traced, version_of
 from .templates import GENERIC, fill, tokenize, validate_template
-
-
-class Prediction(NamedTuple):
-    """What `TunedCLIP.predict` returns: the class of each of B images, and the probabilities (B, K) of all classes."""
-
-    names: list[str]
-    probabilities: Tensor
 
 
 class TunedCLIP(nn.Module):
@@ -75,6 +70,7 @@ class TunedCLIP(nn.Module):
         self.precision = resolve_precision(precision, device.type)
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().float().exp(), persistent=False)
         clip_model.to(DTYPES[self.precision]).requires_grad_(False)
+        check_consistency(method)
         self.method = method
         self.classnames = list(classnames)
         self.template = method.template_for(validate_template(template or GENERIC, "the template"))
@@ -87,8 +83,10 @@ class TunedCLIP(nn.Module):
         if any(id(parameter) in own for parameter in clip_model.parameters()):
             raise TypeError(f"{type(method).__name__} trains parameters of CLIP itself; attach to them by their names")
         self.open_image: Callable[[Image], Any] = open_image
-        self.preprocess: Callable[[Any], Tensor] = default_preprocess(clip_model.visual.input_resolution)
+        how = getattr(clip_model, "preprocessing", OPENAIS)
+        self.preprocess: Callable[[Any], Tensor] = default_preprocess(clip_model.visual.input_resolution, how)
         self._encoded: tuple[object, Tensor | None] = (None, None)
+        self._frozen_text: Tensor | None = None
         self.to(device)
 
     @property
@@ -119,27 +117,42 @@ class TunedCLIP(nn.Module):
 
     def image_features(self, image: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> unit vectors (B, joint width), float32."""
-        with self.autocast():
-            features = self.vision(image, self.adapters.vision)
-        return F.normalize(features.float(), dim=-1)
+        return self._encode(self.vision, image, self.adapters.vision)
 
     def text_features(self, which: Tensor | None = None) -> Tensor:
         """Unit vectors of all classes (K, joint width), or of the classes `which`, float32.
 
         Without gradients they are encoded once and kept until something that they depend on changes.
         """
-        if torch.is_grad_enabled() or self.text.hooks is not None:
-            return self._encode_text(which)
+        if torch.is_grad_enabled() or self.text.hooks is not None or is_traced():
+            return self._encode(self.text, self.adapters.text, which)
         state = [version_of(p) for part in (self.adapters.text, self.clip) for p in part.parameters()]
         if self._encoded[0] != state:
-            self._encoded = (state, self._encode_text())
+            self._encoded = (state, self._encode(self.text, self.adapters.text))
         features = self._encoded[1]
         assert features is not None
         return features if which is None else features[which]
 
-    def _encode_text(self, which: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        """`image_features` of the CLIP that is tuned, as it was before."""
+        return self._encode(self.vision, image, Adapter())
+
+    @torch.no_grad()
+    def frozen_text_features(self) -> Tensor:
+        """`text_features` of the CLIP that is tuned, as it was before, with words where the method has prompts.
+
+        They are encoded once.
+        """
+        if self._frozen_text is None:
+            texts = fill(self.method.base_template(self.template), self.classnames)
+            tower = TextTower(self.clip, tokenize(texts, self.classnames, self.context_length))
+            self._frozen_text = self._encode(tower.to(self.logit_scale.device), Adapter())
+        return self._frozen_text
+
+    def _encode(self, tower: Tower, *args: Any) -> Tensor:
         with self.autocast():
-            features = self.text(self.adapters.text, which)
+            features = tower(*args)
         return F.normalize(features.float(), dim=-1)
 
     def logits(self, image: Tensor) -> Tensor:
@@ -148,11 +161,13 @@ class TunedCLIP(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (B, 3, S, S) -> logits (B, K); with the adapters in train mode, and labels (B,), the loss."""
-        logits = self.logits(image)
         if not self.adapters.training:
-            return logits
+            return self.logits(image)
         assert label is not None, "in train mode the loss needs labels"
-        return F.cross_entropy(logits, label)
+        features, texts = self.image_features(image), self.text_features()
+        loss = F.cross_entropy(self.logit_scale * features @ texts.t(), label)
+        weight = self.method.consistency
+        return loss + weight * divergence(self, image, features, texts) if weight else loss
 
     @torch.no_grad()
     def predict(self, images: Image | Sequence[Image] | Tensor, batch_size: int = 64) -> Prediction:
@@ -165,11 +180,19 @@ class TunedCLIP(nn.Module):
         Raises:
             UserError: a file that is not an image, or a tensor of another shape.
         """
-        batch = to_batch(images, self.preprocess, self.vision.visual.input_resolution, self.open_image)
+        given: Sequence[Image] = ()
+        if isinstance(images, Tensor):
+            parts: Sequence[Any] = [images]
+        else:  # files are opened one batch at a time, so that memory does not grow with their number
+            given = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+            parts = [given[i : i + batch_size] for i in range(0, len(given) or 1, batch_size)]
+        size = self.vision.visual.input_resolution
+        batches = (to_batch(part, self.preprocess, size, self.open_image) for part in parts)
         device = self.logit_scale.device
-        logits = torch.cat([self.logits(part.to(device)) for part in batch.split(batch_size)])
+        logits = torch.cat([self.logits(some.to(device)) for batch in batches for some in batch.split(batch_size)])
         probabilities = logits.softmax(-1)
-        return Prediction([self.classnames[k] for k in probabilities.argmax(-1).tolist()], probabilities)
+        names = [self.classnames[k] for k in probabilities.argmax(-1).tolist()]
+        return Prediction(names, probabilities, self.classnames, given)
 
     def fold(self) -> Any:
         """Merge what was trained into the stock CLIP, which then is the tuned model and is returned.

@@ -27,10 +27,14 @@ def download(url: str, path: str, sha256: str = "", md5: str = "") -> None:
 
     Raises:
         UserError: no network, an address that does not answer, a wrong checksum, no disk space or no write permission.
-            The message names the address and where to put the file manually.
+            The message names the address and where to put the file manually. Or something that is no file, such as a
+            folder or a pipe, is in its place.
     """
     path = os.path.abspath(path)
     part = path + ".part"
+    for place in (path, part):
+        if os.path.exists(place) and not os.path.isfile(place):
+            raise UserError(f"{place} is not a regular file; remove it, so that {url} can be saved there")
     manual_steps = f"or get the file by other means and put it at {path}"
     if _already_there(path, sha256, md5):
         return

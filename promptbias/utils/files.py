@@ -1,16 +1,26 @@
 """Files that are never half-written, and what can be told of a file without loading it."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from promptbias.utils.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
 CHUNK = 1 << 20  # bytes read at a time
+PARTIAL = ".partial"  # how the hidden name of a file ends that is still being written
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -21,51 +31,92 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         mode: "w" (UTF-8) or "wb".
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or the disk is full.
     """
     path = os.path.abspath(path)
-    folder = os.path.dirname(path)
     try:
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
+        file = _open_partial(path, mode)
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); choose another output folder") from error
+        raise _unwritable(path, error) from error
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with file:
             yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; results get the usual permissions
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk behind a network is only noticed here
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(file.name, 0o666 & ~umask)  # tempfile makes private files; results get the usual permissions
+            if fcntl:  # before the lock is gone
+                os.replace(file.name, path)
+        if not fcntl:
+            os.replace(file.name, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(file.name)
+        # An error in writing names no file, and one in what comes after it names ours.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, file.name):
+            raise _unwritable(path, error) from error
         raise
+
+
+def _open_partial(path: str, mode: str) -> IO:
+    """A new hidden file for what will be `path`, locked as long as it is open."""
+    folder, name = os.path.split(path)
+    encoding = None if "b" in mode else "utf-8"
+    while True:
+        os.makedirs(folder, exist_ok=True)
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            mode, dir=folder, prefix=f".{name}.", suffix=PARTIAL, encoding=encoding, delete=False
+        )
+        if fcntl:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):
+            return file
+        file.close()  # another process took it for a dead one's before it was locked
+
+
+def _unwritable(path: str, error: OSError) -> UserError:
+    """What to say of a file that could not be written."""
+    room = "free some disk space, or " if error.errno in DISK_FULL else ""
+    return UserError(f"cannot write {path} ({error.strerror}); {room}choose another output folder")
+
+
+def remove_partial_files(folder: str | os.PathLike) -> None:
+    """Remove what killed processes left half-written in `folder` and the folders in it, and no living process's."""
+    for path in [*Path(folder).glob(f".*{PARTIAL}"), *Path(folder).glob(f"*/.*{PARTIAL}")]:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process writes it
+            os.remove(path)
+
+
+def regular_file(path: str | os.PathLike) -> str:
+    """`path`, to be opened: reading a named pipe would wait for ever, and a device may never end.
+
+    Raises:
+        OSError: nothing is there, or it may not be looked at; as `open` does.
+        UserError: there is something else than a file.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise UserError(f"{os.fspath(path)} is not a regular file but {kind.get(stat.S_IFMT(mode), 'a device')}")
+    return os.fspath(path)
 
 
 def checksum(path: str | os.PathLike, kind: str = "sha256") -> str:
     """Checksum of a file, in hexadecimal digits."""
     digest = hashlib.new(kind)
-    with open(path, "rb") as file:
+    with open(regular_file(path), "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def regular_file(path: str | os.PathLike) -> None:
-    """Refuse what is no regular file: opening a pipe waits for ever, and a device can be read without end.
-
-    Raises:
-        UserError: `path` is missing, or a folder, a pipe or a device.
-    """
-    if not os.path.isfile(path):
-        exists = os.path.lexists(path)
-        raise UserError(f"{os.fspath(path)} {'is not a regular file' if exists else 'does not exist'}")
-
-
 def is_torchscript(path: str | os.PathLike) -> bool:
     """Whether a file is a TorchScript archive, which holds code; some versions of `torch.load` run it unasked."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(regular_file(path)):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())

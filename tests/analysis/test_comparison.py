@@ -10,6 +10,7 @@ from interp_fixtures import CLASSES
 from promptbias.analysis.comparison import ZERO_SHOT, Comparison, evenly_spaced, first_difference
 from promptbias.engine.load import load_trainer
 from promptbias.model.loading import load_clip
+from promptbias.utils import seals
 from promptbias.utils.errors import UserError
 
 
@@ -19,7 +20,7 @@ def test_a_run_is_loaded_as_it_was_trained(runs):
         assert trainer.cfg.TRAINER[node].PREC == "fp32" and not any(p.requires_grad for p in trainer.model.parameters())
         folder = os.path.join(runs[name], trainer.model_name)
         with open(os.path.join(folder, "checkpoint")) as file:
-            saved = torch.load(os.path.join(folder, file.read().strip()), weights_only=True)
+            saved = torch.load(os.path.join(folder, file.readline().strip()), weights_only=True)
         for key, value in trainer.model.adapters.state_dict().items():
             assert torch.equal(value, saved["state_dict"][key])
 
@@ -92,12 +93,11 @@ def test_folders_without_a_finished_run_are_refused(runs, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         load_trainer(str(tmp_path))
     os.makedirs(tmp_path / "broken")
-    with open(os.path.join(runs["deep"], "config.yaml")) as file:
-        config = file.read()
+    config = seals.read_text(os.path.join(runs["deep"], "config.yaml"))
     (tmp_path / "broken" / "config.yaml").write_text(config)
     with pytest.raises(UserError, match="is not finished"):
         load_trainer(str(tmp_path / "broken"))
-    (tmp_path / "broken" / "results.json").write_text("{}")
+    (tmp_path / "broken" / "results.json").write_text('{"accuracy": 50, "macro_f1": 50}')
     with pytest.raises(UserError, match="train first"):
         load_trainer(str(tmp_path / "broken"))
     (tmp_path / "broken" / "config.yaml").write_text(config.replace("NAME: IVLP", "NAME: CoOp"))
@@ -108,7 +108,7 @@ def test_folders_without_a_finished_run_are_refused(runs, tmp_path):
 def test_runs_of_other_data_are_not_compared(runs, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(runs["bias"], other)
-    config = (other / "config.yaml").read_text()
+    config = seals.read_text(str(other / "config.yaml"))
     (other / "config.yaml").write_text(config.replace("SUBSAMPLE_CLASSES: all", "SUBSAMPLE_CLASSES: base"))
     with pytest.raises(UserError, match="cannot be compared"):
         Comparison(runs["deep"], [str(other)])
@@ -125,7 +125,7 @@ def test_differing_classes_are_named_briefly():
 
 def test_a_run_of_an_unknown_dataset_is_one_sentence(runs, tmp_path):
     shutil.copytree(runs["bias"], tmp_path / "run")
-    config = (tmp_path / "run" / "config.yaml").read_text()
+    config = seals.read_text(str(tmp_path / "run" / "config.yaml"))
     (tmp_path / "run" / "config.yaml").write_text(config.replace("NAME: ImageFolder", "NAME: Nowhere"))
     with pytest.raises(UserError, match="Nowhere"):
         load_trainer(str(tmp_path / "run"))

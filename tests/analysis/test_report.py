@@ -1,12 +1,16 @@
-"""The report: one page of all figures."""
+"""The report: one page of all figures and of the worst mistakes."""
 
+import base64
+import io
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from promptbias.analysis import commands, report
+from promptbias.analysis import commands, mistakes, report
 from promptbias.analysis.__main__ import main
+from promptbias.engine.predictions import Prediction, read_predictions, write_predictions
 from promptbias.utils.errors import UserError
 
 
@@ -36,11 +40,13 @@ def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name, co
     page = make(tmp_path, "--model-dir", runs[name], *(runs.get(argument, argument) for argument in compare))
     for section in commands.FIGURES:
         assert f'<h2 id="{section}">' in page and f'<a href="#{section}">' in page
-    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+    assert '<h2 id="mistakes">' in page and '<a href="#mistakes">' in page
+    assert all(re.match("data:image/(png|jpeg);base64,", source) for source in re.findall(r'src="([^"]*)"', page))
     assert not re.search(r'(href|src)="(?!#|data:)', page) and "://" not in page
     assert page.count("How to read it") + page.count("Left out") == len(commands.FIGURES)
     assert ("Left out" in page) == (name == "bias")
-    assert page.count(commands.NOT_SHOWN) == (4 if compare else 0)
+    not_shown = sum(not command.shows_compared_runs for command in commands.FIGURES.values())
+    assert page.count(commands.NOT_SHOWN) == (not_shown if compare else 0)
 
 
 def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
@@ -49,7 +55,7 @@ def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
     maps = np.load(tmp_path / "heatmap.npz")
     assert maps["90 degrees, [cls] attention, CLIP"].shape == (1, 32, 32)
     assert not any(name.startswith("0 degrees") for name in maps)
-    assert page.count("<h2") == 2 and "mean correlation, [cls] attention" in page
+    assert page.count("<h2") == 3 and "mean correlation, [cls] attention" in page
     by_report = np.load(tmp_path / "contribution.npz")["zero-shot CLIP: vision"]
     argv = ["--model-dir", runs["deep"], "--samples", "3", "--output", str(tmp_path / "own")]
     main(["contribution", "--first-block", "3", *argv])
@@ -67,6 +73,40 @@ def test_a_figure_that_cannot_be_made_is_left_out_with_a_note(runs, tmp_path, on
     assert "Left out: “bias” has no prompts &lt;here&gt;." in page and page.count("How to read it") == 1
     assert "left out: “bias” has no prompts" in capsys.readouterr().out
     assert not (tmp_path / "distance.npz").exists()
+
+
+def test_the_gallery_shows_the_surest_mistakes(tmp_path):
+    """One image in eight thousand is opened: a test set may be that of ImageNet."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, colour in enumerate(["red", "lime"]):
+        Image.new("RGB", (400, 200), colour).save(folder / f"{i}.png")
+    rows = [Prediction(f"images/{i}.png", "cat", "dog" if i < 30 else "cat", 0.9 - i / 10_000) for i in range(8000)]
+    write_predictions(rows[::-1], str(tmp_path))
+    found = mistakes.find_mistakes(str(tmp_path), str(tmp_path))
+    assert (found.wrong, found.total, found.confused) == (30, 8000, [("cat", "dog", 30)])
+    assert [mistake.path for mistake in found.worst] == [f"images/{i}.png" for i in range(mistakes.SHOWN)]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(mistake.thumbnail))) for mistake in found.worst[:2]]
+    for picture, colour in zip(pictures, [(254, 0, 0), (0, 255, 0)]):
+        assert picture.size == (128, 64) and np.allclose(picture.getpixel((9, 9)), colour, atol=3)
+    assert not any(mistake.thumbnail for mistake in found.worst[2:])  # which are gone, and said to be
+
+
+def test_the_gallery_stands_on_the_page(runs, tmp_path, only):
+    only("eos-attention")
+    page = make(tmp_path, "--model-dir", runs["deep"])
+    wrong = sorted((row for row in read_predictions(runs["deep"]) if row.true != row.predicted), key=lambda r: -r[3])
+    assert f"{len(wrong)} of 12 test images are classified wrongly" in page and page.count("<figure>") == len(wrong) > 0
+    shown = re.findall(r"<figcaption>(.*?), taken for <strong>(.*?)</strong> \((.*?) %\)", page)
+    assert [(true, predicted) for true, predicted, _ in shown] == [row[1:3] for row in wrong]
+    assert float(shown[0][2]) == pytest.approx(100 * wrong[0].probability, abs=0.051)
+
+
+def test_a_run_without_predictions_has_a_page_without_a_gallery():
+    left_out = mistakes.Mistakes(left_out="no <predictions>")
+    page = report.render({"title": "t"}, [], left_out)
+    assert "Left out: no &lt;predictions&gt;." in page and "<figure>" not in page
+    assert "0 of 7 test images are classified wrongly." in report.render({"title": "t"}, [], mistakes.Mistakes(total=7))
 
 
 def test_what_the_page_is_about_stands_at_its_top(runs, tmp_path, only):

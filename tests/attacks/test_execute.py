@@ -15,10 +15,10 @@ import torch
 from attack_tally import few_or_many
 
 from promptbias.datasets.coop_pickle import read_pickle
-from promptbias.engine import run_folder
-from promptbias.engine.config import read_yaml
+from promptbias.engine.checkpoints import read_checkpoint
 from promptbias.model.loading import load_clip
 from promptbias.utils.errors import UserError
+from promptbias.utils.yaml_files import read_yaml
 
 
 class Call:
@@ -86,7 +86,7 @@ def dassl_load(path):
     return load_checkpoint(path)
 
 
-READERS = {"checkpoint": run_folder.load, "weights": load_clip, "few-shot cache": read_pickle, "dassl": dassl_load}
+READERS = {"checkpoint": read_checkpoint, "weights": load_clip, "few-shot cache": read_pickle, "dassl": dassl_load}
 
 
 @few_or_many(60, 4 * 3 * 2 * 6 * 10)

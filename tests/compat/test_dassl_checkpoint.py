@@ -1,5 +1,6 @@
 """compat/dassl: checkpoints, written atomically and read without executing code."""
 
+import copy
 import os
 
 import pytest
@@ -14,7 +15,8 @@ from dassl.utils import (
     resume_from_checkpoint,
     save_checkpoint,
 )
-from dassl.utils.plain import read_plain
+
+from promptbias.utils.tensor_files import load_tensors, save_tensors
 
 STATE = {"state_dict": {"module.a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.float16)}, "epoch": 2}
 
@@ -40,7 +42,7 @@ def test_paths_and_names(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-2"]
     (tmp_path / "plain").touch()
     assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
-    assert (tmp_path / "checkpoint").read_text() == "model.pth.tar-2\n"
+    assert (tmp_path / "checkpoint").read_text().splitlines()[0] == "model.pth.tar-2"  # which is all that Dassl reads
     loaded = load_checkpoint(str(tmp_path / "model.pth.tar-2"))
     assert loaded["epoch"] == 2 and list(loaded["state_dict"]) == ["a", "b"]
     assert torch.equal(loaded["state_dict"]["a"], torch.arange(3.0))
@@ -110,7 +112,7 @@ def test_reading_without_torch_gives_the_same_tensors(tmp_path, zipped):
         },
     }
     torch.save(saved, path, _use_new_zipfile_serialization=zipped)
-    loaded = read_plain(path)
+    loaded = load_tensors(path)
     assert loaded.keys() == saved.keys()
     for name, tensor in saved.items():
         assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
@@ -184,6 +186,33 @@ def test_a_file_of_something_else(tmp_path):
     (tmp_path / "checkpoint").write_text("model\n")
     with pytest.raises(CheckpointError, match="state_dict"):
         resume_from_checkpoint(str(tmp_path), torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"epoch": 10**30}, "epoch"),
+        ({"optimizer": []}, "optimizer"),
+        ({"optimizer": {"state": {}, "param_groups": []}}, "optimizer"),
+        ({"state_dict": {"weight": torch.full((1, 1), torch.nan), "bias": torch.zeros(1)}}, "weight holds"),
+        ({"state_dict": {"weight": torch.full((1, 1), 1e38), "bias": torch.zeros(1)}}, "weight holds"),
+        ({"state_dict": {"weight": torch.zeros(2, 1), "bias": torch.zeros(1)}}, "does not fit"),
+        ({"state_dict": {"weight": torch.zeros(1, 1).to_sparse(), "bias": torch.zeros(1)}}, "Stub"),
+    ],
+)
+def test_content_that_cannot_be_used_is_one_sentence(tmp_path, change, said):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1)).backward()
+    optimizer.step()
+    state = copy.deepcopy({"state_dict": model.state_dict(), "epoch": 1, "optimizer": optimizer.state_dict()})
+    save_checkpoint({**state, **change, "epoch": 1}, str(tmp_path))
+    save_tensors({**state, **change}, tmp_path / "model.pth.tar-1")
+    with pytest.raises(CheckpointError, match=said) as caught:
+        resume_from_checkpoint(str(tmp_path), model, optimizer)
+    assert "\n" not in str(caught.value)
+    save_tensors(state, tmp_path / "model.pth.tar-1")
+    assert resume_from_checkpoint(str(tmp_path), model, optimizer) == 1
 
 
 def test_pretrained_weights_that_fit(tmp_path, capsys):

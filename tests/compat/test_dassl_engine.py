@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
+from dassl.engine.events import EventWriter
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import CheckpointError, set_random_seed
 from PIL import Image
+
+from promptbias.utils.errors import UserError
 
 RESULT_LINE = re.compile(r"\* accuracy: ([\.\deE+-]+)%")  # what the family's parse_test_res.py looks for
 
@@ -261,6 +265,24 @@ def test_tensorboard_events(cfg, tmp_path):
 
 
 def test_training_works_without_tensorboard(cfg, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     run(cfg)
     assert "No TensorBoard events" in capsys.readouterr().out
+
+
+def test_a_clock_that_is_set_back_does_not_matter(cfg, capsys, monkeypatch):
+    now = iter(range(10**9, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: next(now))
+    run(cfg)
+    said = capsys.readouterr().out
+    assert re.search(r"Elapsed: 0:00:\d\d\n", said) and not re.search(r"(time|data|eta) -", said)
+
+
+def test_events_that_cannot_be_written_are_one_sentence(tmp_path):
+    writer = EventWriter(str(tmp_path))
+    writer.file.close()
+    writer.file = open("/dev/full", "wb")  # noqa: SIM115
+    writer.records = type(writer.records)(writer.file)
+    writer.add_scalar("loss", 1.0, 1)
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}.*No space left"):
+        writer.flush()

@@ -79,6 +79,15 @@ def test_the_log_holds_what_is_printed(tmp_path, monkeypatch):
     assert (tmp_path / "other.log").exists()
 
 
+def test_a_log_that_cannot_be_written_is_one_sentence(capsys):
+    log = Logger("/dev/full")
+    with pytest.raises(UserError, match="cannot write /dev/full .No space left on device"):
+        log.write("a line\n")
+    log.write("for the console\n")
+    log.flush()
+    assert capsys.readouterr().out == "for the console\n"
+
+
 def test_small_helpers(tmp_path):
     write_json({"a": [1]}, str(tmp_path / "new" / "x.json"))
     assert read_json(str(tmp_path / "new" / "x.json")) == {"a": [1]}

@@ -7,8 +7,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from promptbias.engine import run_folder
-from promptbias.engine.checkpoints import load_into
+from promptbias.engine.checkpoints import load_into, read_checkpoint
 from promptbias.utils.errors import UserError
 
 
@@ -59,7 +58,7 @@ def test_promptsrc_checkpoints_load(small_clip, config, tmp_path):
     torch.save({"state_dict": state, "epoch": 20, "optimizer": {}, "scheduler": {"successor": Scheduler()}}, path)
 
     cfg = config("IVLP.N_CTX_VISION", 2, "IVLP.N_CTX_TEXT", 2)
-    load_into(model, run_folder.load(path), path, cfg, "IVLP")
+    load_into(model, read_checkpoint(path), path, cfg, "IVLP")
     torch.testing.assert_close(model.adapters.vision.prompts, torch.nn.Parameter(vision))
     torch.testing.assert_close(
         model.adapters.text.prompts, torch.nn.Parameter(torch.cat([text[:1], text[1:].half().float()]))
@@ -73,5 +72,5 @@ def test_loading_runs_nothing(tmp_path):
 
     torch.save({"state_dict": {}, "evil": Malicious()}, tmp_path / "evil.pth")
     with contextlib.suppress(UserError):  # refused or read with a stub in its place: either is safe
-        run_folder.load(str(tmp_path / "evil.pth"))
+        read_checkpoint(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "owned").exists()

@@ -11,10 +11,22 @@ from promptbias.model import encoder, layouts
 from promptbias.model.adapter import Adapter
 from promptbias.model.encoder import TextTower, VisionTower
 from promptbias.model.prompts import DeepPrompts, VisionPrompts
-from promptbias.trainers.bias_tuning import BlockBias
 
 BLOCKS, WIDTH, PATCHES, SOS, EOS = 3, 128, 16, 49406, 49407
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+class BlockBias(Adapter):
+    """A random bias after each of the first `depth` blocks."""
+
+    attaches_to = ("resid_post",)
+
+    def __init__(self, depth, width, std=0.0):
+        super().__init__()
+        self.bias = torch.nn.Parameter(std * torch.randn(depth, width))
+
+    def post_block(self, i, x):
+        return x + self.bias[i].to(x.dtype) if i < len(self.bias) else x
 
 
 def texts(*rows):

@@ -152,9 +152,9 @@ def test_neither_pipes_nor_devices_nor_folders_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     os.symlink("loop.png", tmp_path / "loop.png")
     for path in (tmp_path / "pipe.png", tmp_path / "loop.png", tmp_path, "/dev/zero", "/dev/null"):
-        with pytest.raises(ImageError, match="cannot be read as an image.*not a regular file"):
+        with pytest.raises(ImageError, match="cannot be read as an image.*not a regular file|symbolic links"):
             read_image(path)
-    with pytest.raises(ImageError, match="cannot be read as an image.*does not exist"):
+    with pytest.raises(ImageError, match="cannot be read as an image.*No such file"):
         read_image(tmp_path / "missing.png")
 
 

@@ -33,6 +33,14 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert os.listdir(path.parent) == ["file"]
 
 
+@pytest.mark.parametrize("name", ["file", "file.part"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(server, tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is not a regular file"):
+        download(f"{server.url}/file", str(tmp_path / "file"), sha256=SHA256)
+
+
 def test_an_interrupted_transfer_resumes(server, tmp_path):
     server.cut = 1_100_000
     download(f"{server.url}/file", str(tmp_path / "file"), md5=MD5)

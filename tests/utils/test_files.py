@@ -1,13 +1,23 @@
 """Files: atomic writes, checksums, TorchScript archives."""
 
+import contextlib
+import glob
 import hashlib
 import os
+import resource
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write, checksum, is_torchscript
+from promptbias.utils.files import atomic_write, checksum, is_torchscript, regular_file, remove_partial_files
+from promptbias.utils.tensor_files import save_tensors
 
 
 @pytest.mark.parametrize("mode, content", [("w", "grün\n"), ("wb", b"\x00\xff")])
@@ -51,11 +61,101 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
         pass
 
 
+@contextlib.contextmanager
+def room_for(size):
+    """No file may grow beyond `size` bytes, as on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 60_000))
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, room):
+    path = tmp_path / "file"
+    for write in (lambda: save_tensors(torch.zeros(12_000), path), lambda: write_lines(path, 8_000)):
+        path.write_text("old")
+        try:
+            with room_for(room):
+                write()
+        except UserError as error:
+            assert (
+                str(error)
+                == f"cannot write {path} (File too large); free some disk space, or choose another output folder"
+            )
+            assert path.read_text() == "old"
+        else:
+            assert 48_000 <= path.stat().st_size <= room
+        assert os.listdir(tmp_path) == ["file"]
+
+
+def write_lines(path, count):
+    with atomic_write(path) as file:
+        for _ in range(count):
+            file.write("a line\n")
+
+
+def test_a_folder_that_vanishes_is_one_sentence(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot write .*run/file .No such file"),
+        atomic_write(tmp_path / "run" / "file"),
+    ):
+        for name in os.listdir(tmp_path / "run"):
+            os.remove(tmp_path / "run" / name)
+        os.rmdir(tmp_path / "run")
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {ROOT!r})
+from promptbias.utils.files import atomic_write
+with atomic_write("BlockBias/model.pth.tar-4") as file:
+    print("writing", flush=True)
+    input()
+"""
+    others = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in others:
+        process.stdout.readline()
+    others[0].send_signal(signal.SIGKILL)
+    others[0].communicate()
+    assert len(os.listdir(tmp_path / "BlockBias")) == 2 and not glob.glob(f"{tmp_path}/BlockBias/model.pth.tar*")
+    with atomic_write(tmp_path / "config.yaml") as file:
+        remove_partial_files(tmp_path)
+        file.write("whole")
+    assert len(os.listdir(tmp_path / "BlockBias")) == 1
+    others[1].communicate(b"\n")
+    assert others[1].returncode == 0
+    assert (
+        os.listdir(tmp_path / "BlockBias") == ["model.pth.tar-4"] and (tmp_path / "config.yaml").read_text() == "whole"
+    )
+
+
 def test_checksums(tmp_path):
     content = b"x" * (3 << 20)
     (tmp_path / "file").write_bytes(content)
     assert checksum(tmp_path / "file") == hashlib.sha256(content).hexdigest()
     assert checksum(tmp_path / "file", "md5") == hashlib.md5(content).hexdigest()
+
+
+def test_only_files_are_opened(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    assert regular_file(tmp_path / "file") == str(tmp_path / "file")
+    assert regular_file(tmp_path / "link") == str(tmp_path / "link")
+    for path, said in ((tmp_path / "pipe", "named pipe"), (tmp_path, "folder"), ("/dev/zero", "device")):
+        for function in (regular_file, checksum, is_torchscript):
+            with pytest.raises(UserError, match=f"{path} is not a regular file but a {said}"):
+                function(path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        regular_file(tmp_path / "nowhere")
 
 
 @pytest.mark.filterwarnings("ignore")

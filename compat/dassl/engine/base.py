@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from dassl.utils import CheckpointError, load_checkpoint, resume_from_checkpoint, save_checkpoint, tolist_if_not
+from dassl.utils import CheckpointError, resume_from_checkpoint, save_checkpoint, tolist_if_not
+from dassl.utils.torchtools import load_weights
 from torch import nn
+
+from .events import EventWriter
 
 __all__ = ["TrainerBase"]
 
@@ -100,7 +103,7 @@ class TrainerBase:
 
         Raises:
             FileNotFoundError: the checkpoint does not exist.
-            CheckpointError: it cannot be read.
+            CheckpointError: it cannot be read, or does not fit.
         """
         if not directory:
             print("No trained model is given, load_model() is skipped")
@@ -108,15 +111,10 @@ class TrainerBase:
         model_file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
         for name in self.get_model_names():
             path = os.path.join(directory, name, model_file)
-            checkpoint = load_checkpoint(path)
-            if "state_dict" not in checkpoint:
-                raise CheckpointError(
-                    f'the checkpoint "{path}" has no "state_dict"; give one that a trainer has written'
-                )
+            checkpoint = load_weights(self._models[name], path)
             result = checkpoint.get("val_result")  # a number only in the best checkpoint on the validation set
-            result = f"{result:.1f}" if isinstance(result, float) else result
+            result = f"{result:.1f}" if isinstance(result, float) else None
             print(f"Load {path} to {name} (epoch={checkpoint.get('epoch')}, val_result={result})")
-            self._models[name].load_state_dict(checkpoint["state_dict"])
 
     # one step
 
@@ -156,18 +154,17 @@ class TrainerBase:
         """Write TensorBoard events to `log_dir`; if TensorBoard is not installed, print so and write none."""
         if self._writer is not None:
             return
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard imports TensorFlow if it is installed
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            self._writer = EventWriter(log_dir)
         except ImportError:
             print("No TensorBoard events are written (pip install tensorboard)")
             return
         print(f"Initialize tensorboard (log_dir={log_dir})")
-        self._writer = SummaryWriter(log_dir=log_dir)
 
     def close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Does nothing unless `init_writer` was called; a run that only evaluates does not call it."""
@@ -180,12 +177,17 @@ class TrainerBase:
         """Run epochs `start_epoch` to `max_epoch` - 1; `before_train` may change the start."""
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
-        self.before_train()
-        for self.epoch in range(self.start_epoch, self.max_epoch):  # noqa: B020
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
-        self.after_train()
+        try:
+            self.before_train()
+            for self.epoch in range(self.start_epoch, self.max_epoch):  # noqa: B020
+                self.before_epoch()
+                self.run_epoch()
+                self.after_epoch()
+                if self._writer is not None:
+                    self._writer.flush()
+            self.after_train()
+        finally:
+            self.close_writer()
 
     def before_train(self) -> None:
         pass

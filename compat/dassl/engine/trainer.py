@@ -67,7 +67,7 @@ class SimpleTrainer(TrainerBase):
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
         self.init_writer(writer_dir)
-        self.time_start = time.time()
+        self.time_start = time.perf_counter()
 
     def after_train(self) -> None:
         # CoOp's result parser waits for the first line, MaPLe's and PromptSRC's for the second
@@ -79,7 +79,7 @@ class SimpleTrainer(TrainerBase):
             else:
                 print("Deploy the last-epoch model")
             self.test()
-        print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
+        print(f"Elapsed: {datetime.timedelta(seconds=round(time.perf_counter() - self.time_start))}")
         self.close_writer()
 
     def after_epoch(self) -> None:
@@ -136,11 +136,11 @@ class TrainerX(SimpleTrainer):
         self.num_batches = len(self.train_loader_x)
         frequency = self.cfg.TRAIN.PRINT_FREQ
 
-        end = time.time()
+        end = time.perf_counter()
         for self.batch_idx, batch in enumerate(self.train_loader_x):  # noqa: B020
-            data_time.update(time.time() - end)
+            data_time.update(time.perf_counter() - end)
             losses.update(self.forward_backward(batch))
-            batch_time.update(time.time() - end)
+            batch_time.update(time.perf_counter() - end)
 
             if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
                 remaining = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
@@ -157,7 +157,7 @@ class TrainerX(SimpleTrainer):
             for name, meter in losses.meters.items():
                 self.write_scalar(f"train/{name}", meter.avg, step)
             self.write_scalar("train/lr", self.get_current_lr(), step)
-            end = time.time()
+            end = time.perf_counter()
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W), labels (B,) and domains (B,) on the device."""

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from promptbias.utils.tensor_files import save_tensors
+
 from .build import EVALUATOR_REGISTRY
 
 __all__ = ["EvaluatorBase", "Classification"]
@@ -95,7 +97,7 @@ class Classification(EvaluatorBase):
         if self.cfg.TEST.COMPUTE_CMAT:
             rows = np.maximum(counts.sum(axis=1, keepdims=True), 1)  # a class that is only predicted has a row of zeros
             save_path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-            torch.save(torch.from_numpy(counts / rows), save_path)
+            save_tensors(torch.from_numpy(counts / rows), save_path)
             print(f"Confusion matrix is saved to {save_path}")
         return results
 

@@ -1,9 +1,12 @@
 """Console output that is also written to a file."""
 
+import contextlib
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
+
+from promptbias.utils.errors import UserError
 
 from .tools import mkdir_if_missing
 
@@ -23,13 +26,26 @@ class Logger:
 
     def write(self, msg: str) -> int:
         if self.file is not None:
-            self.file.write(msg)
+            try:
+                self.file.write(msg)
+            except OSError as error:
+                self._give_up(error)
         return self.console.write(msg)
 
     def flush(self) -> None:
         if self.file is not None:
-            self.file.flush()
+            try:
+                self.file.flush()
+            except OSError as error:
+                self._give_up(error)
         self.console.flush()
+
+    def _give_up(self, error: OSError) -> NoReturn:
+        """Close the log, so that the end of the program does not try again, and say why."""
+        log, self.file = self.file, None
+        with contextlib.suppress(OSError):
+            log.close()
+        raise UserError(f"cannot write {log.name} ({error.strerror}); free some disk space") from error
 
     def close(self) -> None:
         """Close the file; the console stays open."""

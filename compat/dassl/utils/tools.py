@@ -14,6 +14,7 @@ import torch
 
 from promptbias.model.images import ImageError, open_file, read_image
 from promptbias.utils.errors import UserError, nearest
+from promptbias.utils.files import atomic_write, regular_file
 
 __all__ = [
     "ConfigError",
@@ -49,14 +50,13 @@ def check_isfile(fpath: str) -> bool:
 
 
 def read_json(fpath: str) -> Any:
-    with open(fpath, encoding="utf-8") as file:
+    with open(regular_file(fpath), encoding="utf-8") as file:
         return json.load(file)
 
 
 def write_json(obj: Any, fpath: str) -> None:
     """Write `obj` as indented JSON; creates the folder if necessary."""
-    mkdir_if_missing(os.path.dirname(fpath))
-    with open(fpath, "w", encoding="utf-8") as file:
+    with atomic_write(fpath) as file:
         json.dump(obj, file, indent=4)
 
 
