@@ -36,6 +36,7 @@ class Comparison:
 
     Attributes:
         cfg: config of the tuned run.
+        model_dir: its folder.
         tuned, plain: the two models of every figure; float32, eval mode, no parameter requires a gradient.
         models: label -> model; first `plain`, then `tuned`, then those of `compare`.
         classnames: K names.
@@ -61,6 +62,7 @@ class Comparison:
             validate_template(template, "--template")
         self.batch_size = batch_size
         trainer = load_trainer(model_dir, root)
+        self.model_dir = model_dir
         self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset
         self._transform = trainer.test_loader.dataset.transform
         self.device = trainer.device
@@ -70,7 +72,7 @@ class Comparison:
         tuned = {os.path.abspath(model_dir): self.tuned}
         for folder in compare:
             if os.path.abspath(folder) in tuned:
-                raise UserError(f"{folder} is named twice; name each run once, in --model-dir or in --compare")
+                raise UserError(f"{folder} is named twice; name each run once")
             other = load_trainer(folder, root)
             difference = self.difference(other)
             if difference:

@@ -30,7 +30,6 @@ class Contribution:
         models: label -> contributions, plain CLIP first.
         kind_names: what KINDS are called in figures.
         patches: M.
-        count: images.
         select: "all", or "corrected" for those that CLIP gets wrong and the tuned run gets right.
         first_block: the block (from 0) at which relevancy starts.
         template_note: a sentence on the models' templates, or "".
@@ -39,10 +38,14 @@ class Contribution:
     models: dict[str, ModelContribution]
     kind_names: list[str]
     patches: int
-    count: int
     select: str
     first_block: int
     template_note: str
+
+    @property
+    def count(self) -> int:
+        """Images."""
+        return len(next(iter(self.models.values())).text_kinds_by_image)
 
     @property
     def vision_length(self) -> int:
@@ -99,7 +102,6 @@ def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -
         models={name: of_model.contribution(plain) for name, of_model in found.items()},
         kind_names=kinds,
         patches=comparison.plain.vision.patches,
-        count=count,
         select=select,
         first_block=first_block,
         template_note=comparison.template_note(),

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     """Run every command of `FIGURES` on one comparison and write its files, and `index.html`, into `args.output`."""
     figures.check_writable(args.output)
     comparison = load_comparison(args)
-    mistakes = find_mistakes(args.model_dir, comparison.cfg.DATASET.ROOT)
+    mistakes = find_mistakes(comparison.model_dir, comparison.cfg.DATASET.ROOT)
     sections = [make_section(name, comparison, args) for name in FIGURES]
     path = os.path.join(args.output, "index.html")
     with atomic_write(path) as file:

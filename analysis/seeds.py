@@ -1,7 +1,7 @@
 """One result of several seeds: mean ± standard deviation of numbers, bands around lines. The same for every figure.
 
-Each seed is measured on its own. The figure is drawn from the mean of what was found; wherever a line differs between
-the seeds' own figures, it becomes their mean with a band.
+Each seed is measured on its own, and the mean of what was found is shown like one run; its figures are given the spread
+of the seeds' own figures.
 """
 
 import argparse
@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from promptbias.experiments.results import mean_std
 from promptbias.utils.errors import UserError
@@ -24,8 +26,8 @@ from .figures import Result, theme
 
 ALONE = " Of several seeds only seed {} is shown: this figure is not averaged."
 AVERAGED = (
-    " Mean over seeds {}: every number is a mean over seeds ± their standard deviation, and bands around lines are one "
-    "standard deviation. Intervals over images, if any, are those of the mean."
+    " Mean over seeds {}: each number is a mean ± standard deviation over seeds; bands are one standard deviation, and "
+    "strokes are single seeds. Brackets are 95 % intervals over images of the mean over seeds."
 )
 
 
@@ -50,23 +52,21 @@ def combine(module: ModuleType, results: Sequence[Result], seeds: Sequence[int])
     mean = mean_of([result.found for result in results])
     figures = module.plot(mean)
     for stem, figure in figures.items():
-        add_bands(figure, [result.figures[stem] for result in results])
+        show_spread(figure, [result.figures[stem] for result in results])
     return Result(
         module.describe(mean) + AVERAGED.format(", ".join(map(str, seeds))),
         mean_headlines([dict(result.headlines) for result in results], dict(module.headlines(mean))),
         figures,
-        {**stacked([result.arrays for result in results], seeds), "seeds": np.array(seeds)},
+        stacked([result.arrays for result in results], seeds),
         mean,
     )
 
 
 def mean_of(values: Sequence[Any]) -> Any:
-    """The mean of equal structures: numbers and arrays are averaged; what else they hold must be equal.
-
-    Arrays of different lengths, of different images, are joined.
+    """The mean of equal structures: floats and arrays are averaged; what else they hold must be equal.
 
     Raises:
-        UserError: they are not of one structure.
+        UserError: it is not.
     """
     first = values[0]
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
@@ -74,22 +74,22 @@ def mean_of(values: Sequence[Any]) -> Any:
         return dataclasses.replace(first, **{name: mean_of([getattr(v, name) for v in values]) for name in names})
     if isinstance(first, dict) and all(list(value) == list(first) for value in values):
         return {key: mean_of([value[key] for value in values]) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(mean_of(parts) for parts in zip(*values)))
     if isinstance(first, (list, tuple)) and all(len(value) == len(first) for value in values):
-        return type(first)(mean_of(parts) for parts in zip(*values))
-    if isinstance(first, np.ndarray) and first.dtype.kind in "bif":
+        means = map(mean_of, zip(*values))
+        return type(first)(*means) if hasattr(first, "_fields") else type(first)(means)
+    if isinstance(first, np.ndarray):
         return mean_array(values)
-    if all(np.array_equal(value, first) for value in values):
-        return first
-    if isinstance(first, (int, float)):
-        mean = float(np.mean(values))
-        return round(mean) if isinstance(first, int) else mean
-    raise UserError(f"the seeds cannot be averaged: one has {first}, another {values[-1]}")
+    if isinstance(first, float):
+        return float(np.mean(values))
+    if any(value != first for value in values):
+        raise UserError(
+            "these seeds cannot be averaged: their results differ in more than numbers; show them one by one"
+        )
+    return first
 
 
 def mean_array(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean of arrays, without what is NaN; arrays of different lengths joined."""
+    """Mean of arrays, each entry over those where it is not NaN. Arrays of different images are joined."""
     if len({value.shape for value in values}) > 1:
         return np.concatenate(values)
     stack = np.stack(values).astype(float)
@@ -99,51 +99,64 @@ def mean_array(values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def mean_headlines(of_seeds: Sequence[dict[str, float]], of_mean: dict[str, float]) -> list[tuple[str, float]]:
-    """Numbers by name of each seed, and of the mean, which has the intervals -> mean ± std over seeds.
+    """The numbers of each seed by name -> mean ± std over seeds. The intervals are those of the mean, `of_mean`.
 
     A number that some seeds lack says of how many it is.
     """
     found: list[tuple[str, float]] = []
     for what in dict.fromkeys(what for numbers in of_seeds for what in numbers):
         values = [numbers[what] for numbers in of_seeds if what in numbers]
-        mean, std = mean_std(values)
         name = what if len(values) == len(of_seeds) else f"{what} ({len(values)} of {len(of_seeds)} seeds)"
-        if all(isinstance(value, int) and value == values[0] for value in values):
+        if all(isinstance(value, int) and value == values[0] for value in values):  # a count
             found.append((name, values[0]))
         else:
+            mean, std = mean_std(values)
             interval = getattr(of_mean.get(what), "interval", None)
             found.append((name, Estimate(mean, interval, std if len(values) > 1 else None)))
     return found
 
 
 def stacked(arrays: Sequence[dict[str, np.ndarray]], seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    """Arrays by name of each seed, stacked along a new first axis; names are kept once, other shapes by seed."""
+    """The arrays of each seed by name, along a new first axis. What is equal in all seeds is kept once; what differs
+    in shape has one name for each seed.
+    """
     found = {}
     for name, first in arrays[0].items():
         values = [of_seed[name] for of_seed in arrays]
-        if first.dtype.kind in "US" and all(np.array_equal(value, first) for value in values):
+        if first.dtype.kind == "U" and all(np.array_equal(value, first) for value in values):
             found[name] = first
         elif all(value.shape == first.shape for value in values):
             found[name] = np.stack(values)
         else:
             found.update({f"{name}, seed {seed}": value for seed, value in zip(seeds, values)})
-    return found
+    return {**found, "seeds": np.array(seeds)}
 
 
 @theme()
-def add_bands(figure: Figure, of_seeds: Sequence[Figure]) -> None:
-    """Turn each line of `figure` that differs between the same figure of several seeds into their mean with a band."""
+def show_spread(figure: Figure, of_seeds: Sequence[Figure]) -> None:
+    """Show in `figure`, which is of the mean, how far the same figures of the seeds lie apart.
+
+    Lines become their mean with a band of one standard deviation; points with error bars get a stroke for each seed.
+    Dots and bars stay those of the mean.
+    """
     for ax, *others in zip(axes_of(figure), *map(axes_of, of_seeds)):
-        for line, *same in zip(list(ax.lines), *(list(other.lines) for other in others)):
-            x = np.asarray(line.get_xdata(), float)
-            drawn = line.get_linestyle() != "None" and all(np.array_equal(x, other.get_xdata()) for other in same)
-            if not drawn:  # dots, or a vertical line
-                continue
-            y = np.stack([np.asarray(other.get_ydata(), float) for other in same])
-            if y.std(0).any():
-                line.set_ydata(y.mean(0))
-                low, high = y.mean(0) - y.std(0), y.mean(0) + y.std(0)
-                ax.fill_between(x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+        for line, *same in zip(list(ax.lines), *(other.lines for other in others)):
+            x, y = line.get_xdata(), np.stack([np.asarray(other.get_ydata(), float) for other in same])
+            along = all(np.array_equal(x, other.get_xdata()) for other in same)
+            if line.get_linestyle() != "None" and along and y.std(0).any():
+                mean, std = y.mean(0), y.std(0)
+                line.set_ydata(mean)
+                ax.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.25, linewidth=0)
+        for points in zip(*(error_bars(each) for each in (ax, *others))):
+            stroke: dict[str, Any] = {"marker": "|", "linestyle": "none", "markersize": 7, "alpha": 0.6}
+            for of_seed in points[1:]:
+                ax.plot(*of_seed.get_data(), color=points[0].get_color(), zorder=1, **stroke)
+
+
+def error_bars(ax: Axes) -> list[Line2D]:
+    """The points, without a line through them, that have error bars along x."""
+    drawn = [bars.lines[0] for bars in ax.containers if isinstance(bars, ErrorbarContainer) and bars.has_xerr]
+    return [points for points in drawn if points is not None and points.get_linestyle() == "None"]
 
 
 def axes_of(figure: Figure) -> Iterator[Axes]:
