@@ -16,12 +16,11 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from promptbias.experiments.results import mean_std
 from promptbias.utils.errors import UserError
 
 from .commands import module_of
 from .comparison import Comparison, ComparisonOverSeeds
-from .estimates import Estimate
+from .estimates import over_seeds
 from .figures import Result, theme
 
 ALONE = " Of several seeds only seed {} is shown: this figure is not averaged."
@@ -110,9 +109,7 @@ def mean_headlines(of_seeds: Sequence[dict[str, float]], of_mean: dict[str, floa
         if all(isinstance(value, int) and value == values[0] for value in values):  # a count
             found.append((name, values[0]))
         else:
-            mean, std = mean_std(values)
-            interval = getattr(of_mean.get(what), "interval", None)
-            found.append((name, Estimate(mean, interval, std if len(values) > 1 else None)))
+            found.append((name, over_seeds(values, getattr(of_mean.get(what), "interval", None))))
     return found
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 
-from promptbias.analysis import figures, seeds
+from promptbias.analysis import distance, figures, seeds
 from promptbias.analysis.__main__ import main
 from promptbias.analysis.arguments import load_comparison
+from promptbias.analysis.comparison import Comparison
 from promptbias.analysis.estimates import Estimate
 from promptbias.utils.errors import UserError
 
@@ -121,29 +122,23 @@ def kinds(runs, train_run, tmp_path_factory):
     return base
 
 
-def numbers_in(path):
-    with open(path, newline="") as file:
-        return {row["what"]: row for row in csv.DictReader(file)}
-
-
 def test_the_command_line_averages_what_it_finds_in_each_seed(kinds, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("promptbias.analysis.figures.DPI", 40)
     deep, bias = str(kinds / "deep"), str(kinds / "bias")
-    main(["distance", "--seeds-of", deep, bias, "--output", str(tmp_path / "both")])
+    main(["distance", "--seeds-of", deep, bias, "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "Mean over seeds 1, 2:" in printed and " ± " in printed
     single = []
     for seed in ("seed1", "seed2"):
-        runs = ["--model-dir", os.path.join(deep, seed), "--compare", os.path.join(bias, seed)]
-        main(["distance", *runs, "--output", str(tmp_path / seed)])
-        single.append(numbers_in(tmp_path / seed / "distance.csv"))
-    both = numbers_in(tmp_path / "both" / "distance.csv")
+        found = distance.compute(Comparison(os.path.join(deep, seed), [os.path.join(bias, seed)]))
+        single.append(dict(distance.headlines(found)))
+    with open(tmp_path / "distance.csv", newline="") as file:
+        both = {row["what"]: row for row in csv.DictReader(file)}
     assert list(both) == list(single[0])
     for what, row in both.items():
-        values = [float(numbers[what]["value"]) for numbers in single]
+        values = [numbers[what] for numbers in single]
         assert float(row["value"]) == pytest.approx(np.mean(values), rel=1e-5)  # six digits are written
-        if row["std"]:
-            assert float(row["std"]) == pytest.approx(np.std(values), abs=1e-4)
+        assert float(row["std"]) == pytest.approx(np.std(values), rel=1e-5)
     assert float(both["mean attention distance in pixels, deep prompts 3+4, w prompt"]["std"]) > 0
 
 
