@@ -74,13 +74,14 @@ def compute(comparison: Comparison) -> FeatureShift:
 def plot(found: FeatureShift) -> dict[str, Figure]:
     """A panel for each tuned run, a line for each pair of image and text features."""
     figure, axes = subplots(1, len(found.correct), height=2.9, sharex=True, sharey=True)
-    for model, (ax, (label, correct)) in enumerate(zip(axes[0], found.correct.items()), 1):
-        changes, accuracy = found.change(label), 100 * correct.mean(-1)
+    for model, (ax, label) in enumerate(zip(axes[0], found.correct), 1):
+        changes = [found.change(label)[i][j] for i, j in ROWS]
         point = {"fmt": style(model)["marker"], "color": style(model)["color"], "elinewidth": 1, "markersize": 5}
-        error = np.transpose([changes[i][j].whiskers for i, j in ROWS])
-        ax.errorbar([accuracy[cell] for cell in ROWS], -np.arange(len(ROWS)), xerr=error, **point)
+        error = np.transpose([change.whiskers for change in changes])
+        ax.axvline(0, color="0.4", linewidth=0.8)
+        ax.errorbar(changes, -np.arange(len(ROWS)), xerr=error, **point)
         ax.set_title(wrap(label))
-        ax.set_xlabel("accuracy (%)")
+        ax.set_xlabel("change of accuracy (points)")
     axes[0, 0].set_yticks(-np.arange(len(ROWS)), [f"image {KINDS[i]}, text {KINDS[j]}" for i, j in ROWS])
     return {"feature-shift": figure}
 

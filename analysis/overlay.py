@@ -143,8 +143,8 @@ def describe(found: Overlay) -> str:
         "Explainability, 2021): what speaks for the image's own class, from attention and its gradients in all blocks. "
         "[cls] attention: of the last block, mean over heads. 1 is the average patch of a map, and all maps of a "
         "figure share a scale; what prompts receive beside the patches is not shown. Difference: red where the tuned "
-        "run gives a patch more weight than CLIP, blue where less. The paper expects maps to stay as they were. Whether "
-        "a map tells what the model uses is tested by `faithfulness`."
+        "run gives a patch more weight than CLIP, blue where less. The paper expects maps to stay as they were. "
+        "Whether a map tells what the model uses is tested by `faithfulness`."
     )
 
 

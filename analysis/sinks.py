@@ -8,11 +8,13 @@ from matplotlib.figure import Figure
 
 from promptbias.interp.branches import branches_of
 from promptbias.interp.sinks import LENGTH, RECEIVED, UpdateRank, sinks
+from promptbias.interp.token_layout import end_name
 
 from .comparison import ZERO_SHOT, Comparison
 from .figures import STYLES, Result, block_axis, legend, plot_heads, style, subplots, theme
 
 BRANCHES = ("vision", "text")
+NAMES = {"cls": "[cls]", "template": "template words", "class": "class name"}
 QUANTITIES = {RECEIVED: "attention received\nby one token", LENGTH: "length of its value"}
 
 
@@ -34,12 +36,16 @@ class Sinks:
 def compute(comparison: Comparison) -> Sinks:
     """Means over the test images, and over all classes."""
     found = Sinks({}, {}, {})
+    names = {**NAMES, "end": end_name(comparison.models.values())}
     for label in (ZERO_SHOT, comparison.label):
         model = comparison.models[label]
-        found.measured[label] = {
-            branch.name: sinks(model, branch, branch.inputs(comparison.batches("sinks")))
-            for branch in branches_of(model)
-        }
+        found.measured[label] = {}
+        for branch in branches_of(model):
+            of_kind = sinks(model, branch, branch.inputs(comparison.batches("sinks")))
+            found.measured[label][branch.name] = {
+                name: {names.get(kind, kind): values for kind, values in measured.items()}
+                for name, measured in of_kind.items()
+            }
     for branch in branches_of(comparison.tuned):
         if branch.has_prompts:
             batches = branch.inputs(comparison.batches("rank of the update"))
@@ -72,7 +78,7 @@ def plot_tokens(found: Sinks) -> Figure:
             ax.set_ylim(0)
             ax.set_ylabel(ylabel)
         column[0].set_title(f"{branch} branch")
-        column[0].legend(fontsize=6.5)
+        column[1].legend(fontsize=6.5, loc="lower center", ncols=3)
     return figure
 
 
@@ -93,13 +99,14 @@ def plot_ranks(found: Sinks) -> Figure:
 
 def describe(found: Sinks) -> str:
     text = (
-        "Upper row: the share of a query's attention that one token of each kind receives, mean over queries (all "
-        "tokens but prompts), heads and samples. Lower row: the length of the value that it gives, mean over heads. "
-        f"Solid: the tuned run; dotted: {ZERO_SHOT}. A sink receives much and gives little. Xiao et al. (Efficient "
-        "Streaming Language Models with Attention Sinks, 2024) found the first tokens of a text to be sinks, here SOS; Darcet et "
-        "al. (Vision Transformers Need Registers, 2024) found that a few patches are used as such, and that additional "
-        "tokens relieve them: if prompts act as registers, they receive attention and the patch that receives most "
-        "receives less than before."
+        "Upper row: the share of a query's attention that one token of each kind receives, mean over heads, samples "
+        "and the queries that can attend to it (all tokens but prompts; in text not SOS, which has no choice). Lower "
+        "row: the length of the value that it gives, mean over heads. Solid: the tuned run; dotted: "
+        f"{ZERO_SHOT}. A sink receives much and gives little. Xiao et al. (Efficient Streaming Language Models with "
+        "Attention Sinks, 2024) found the first tokens of a text to be sinks, here SOS. "
+        "Darcet et al. (Vision Transformers Need Registers, 2024) found that some patches are used as such, and that "
+        "additional tokens relieve them: if prompts act as registers, they receive attention, and the patch that "
+        "receives most receives less than before."
     )
     if found.ranks:
         text += (

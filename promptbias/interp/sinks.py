@@ -39,8 +39,8 @@ def columns_of(model: TunedCLIP, branch: Branch, batch: Tensor) -> list[dict[str
 def sinks(model: TunedCLIP, branch: Branch, batches: Iterable[Tensor]) -> dict[str, dict[str, np.ndarray]]:
     """What the tokens of each kind receive and give, means over tokens, heads and samples.
 
-    Queries are all tokens but prompts and padding. In the vision branch MOST is the one patch of each image that
-    receives most, in each block.
+    What a token receives is a mean over the queries that can attend to it (`attending`). In the vision branch MOST is
+    the one patch of each image that receives most, in each block.
 
     Args:
         batches: of the branch (`Branch.inputs`).
@@ -55,10 +55,9 @@ def sinks(model: TunedCLIP, branch: Branch, batches: Iterable[Tensor]) -> dict[s
         patterns, values = cache.by_block(PATTERN), cache.by_block(VALUE)
         columns = columns_of(model, branch, batch)
         masks = {kind: mask.to(batch.device) for kind, mask in column_masks(columns, patterns[0].shape[-1]).items()}
-        queries = torch.stack([mask for kind, mask in masks.items() if kind != "prompts"]).sum(0)
+        sees = attending(masks, branch.causal)
         for i in blocks:
-            received = torch.einsum("bhqk,bq->bk", patterns[i], queries) / queries.sum(-1, keepdim=True)
-            received = received / branch.tower.heads
+            received = (patterns[i].mean(1) * sees).sum(1) / sees.sum(1).clamp(min=1)  # (B, N)
             length = values[i].unflatten(-1, (branch.tower.heads, -1)).float().norm(dim=-1).mean(-1)  # (B, N)
             for kind, mask in masks.items():
                 for name, of_token in ((RECEIVED, received), (LENGTH, length)):
@@ -72,6 +71,23 @@ def sinks(model: TunedCLIP, branch: Branch, batches: Iterable[Tensor]) -> dict[s
     return {
         name: {kind: np.stack([means[name, kind, i] for i in blocks]) for kind in kinds} for name in (RECEIVED, LENGTH)
     }
+
+
+def attending(masks: dict[str, Tensor], causal: bool) -> Tensor:
+    """Which queries count for which tokens, (B, N, N), 1 or 0.
+
+    Prompts and padding are no queries, and neither is the first token under a causal mask, which sees only itself.
+
+    Args:
+        masks: kind -> (B, N), 1 at its tokens.
+    """
+    queries = torch.stack([mask for kind, mask in masks.items() if kind != "prompts"]).sum(0)
+    sees = queries[:, :, None].expand(-1, -1, queries.shape[1])
+    if not causal:
+        return sees
+    sees = sees.tril().clone()
+    sees[:, 0] = 0
+    return sees
 
 
 class UpdateRank(RowStatistics):
