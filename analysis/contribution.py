@@ -83,7 +83,8 @@ def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -
         plain_patches = None
         for shares_of_model in found.values():
             if len(label):
-                plain_patches = shares_of_model.add(image, label, first_block, plain_patches)
+                patches = shares_of_model.add(image, label, first_block, plain_patches)
+                plain_patches = patches if plain_patches is None else plain_patches
     if not count:
         raise UserError(
             f"none of the {len(comparison)} images is misclassified by zero-shot CLIP and corrected by "

@@ -131,10 +131,12 @@ def headlines(controls: Controls) -> list[tuple[str, float]]:
         found.append((f"{what}: accuracy in %", 100 * float(controls.accuracy[cell])))
         if cell[1:] != (0, 0, 0):
             low, high = (100 * float(end[cell]) for end in change_ends)
-            found.append((f"{what}: change from the intact model, points", Estimate(100 * change[cell], (low, high))))
+            found.append(
+                (f"{what}: change from the intact model, points", Estimate(100 * float(change[cell]), (low, high)))
+            )
         if not np.isnan(share[cell]):
             low, high = (float(end[cell]) for end in share_ends)
-            found.append((f"{what}: share of the gain kept", Estimate(share[cell], (low, high))))
+            found.append((f"{what}: share of the gain kept", Estimate(float(share[cell]), (low, high))))
     return found
 
 

@@ -73,8 +73,8 @@ def describe(entropy: Entropy) -> str:
     if entropy.with_prompts:
         text += (
             " “w/o prompt” drops the prompts' columns and renormalises the rest, “w prompt” keeps them. The paper "
-            "expects “w/o prompt” to match CLIP: prompts do not change the scope of attention. Look at each block: a mean "
-            "over blocks hides departures that cancel out."
+            "expects “w/o prompt” to match CLIP: prompts do not change the scope of attention. Look at each block: "
+            "a mean over blocks hides departures that cancel out."
         )
     return text
 
