@@ -78,7 +78,7 @@ def plot_tokens(found: Sinks) -> Figure:
             ax.set_ylim(0)
             ax.set_ylabel(ylabel)
         column[0].set_title(f"{branch} branch")
-        column[1].legend(fontsize=6.5, loc="lower center", ncols=3)
+        column[1].legend(fontsize=6.5, loc="lower center", ncols=3, columnspacing=1, handlelength=1.6)
     return figure
 
 
