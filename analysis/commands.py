@@ -61,6 +61,7 @@ FIGURES: dict[str, Command] = {
     "dose": Command("dose-response: accuracy and margin with the tuned effect scaled from 0 to 2"),
     "feature-shift": Command("how much of the gain is one constant vector per branch, added to the features"),
     "bias-norms": Command("length of the trained biases in each block, site and branch"),
+    "foreground": Command("how much of [cls] attention and relevancy lies on the object, for datasets with masks"),
     "faithfulness": Command(
         "deletion curves: accuracy while patches are removed in the order of a map, and the area under it",
         old_names=("truth",),
