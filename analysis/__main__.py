@@ -39,9 +39,10 @@ def make_figure(name: str, args: argparse.Namespace) -> None:
     """Run a figure's command, print its description and numbers, and write its files."""
     from promptbias.analysis import figures
     from promptbias.analysis.arguments import load_comparison
+    from promptbias.analysis.seeds import result_of
 
     figures.check_writable(args.output)
-    result = commands.module_of(name).run(load_comparison(args), args)
+    result = result_of(name, load_comparison(args), args)
     print(result.how_to_read, "", sep="\n")
     if args.compare and not commands.FIGURES[name].shows_compared_runs:
         print(commands.NOT_SHOWN)

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
 def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that looks at a run understands."""
-    parser.add_argument(
-        "--model-dir", required=True, metavar="DIR", help="folder of a finished run; its config.yaml says the rest"
+    tuned = parser.add_mutually_exclusive_group(required=True)
+    tuned.add_argument("--model-dir", metavar="DIR", help="folder of a finished run; its config.yaml says the rest")
+    tuned.add_argument(
+        "--seeds-of",
+        nargs="+",
+        metavar="DIR",
+        help="instead: folder of runs seed1, seed2, ... of one kind, shown as their mean ± std; further folders are "
+        "compared with it",
     )
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="DIR", help="further runs of the same dataset and backbone"
@@ -39,10 +45,20 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_comparison(args: argparse.Namespace) -> "Comparison":
-    """The models and images that `add_comparison_arguments` describes."""
-    from .comparison import Comparison
+    """The models and images that `add_comparison_arguments` describes.
 
-    return Comparison(args.model_dir, args.compare, args.template, args.samples, args.batch_size, args.root)
+    Raises:
+        UserError: as `Comparison`, or --seeds-of with --compare.
+    """
+    from .comparison import Comparison, ComparisonOverSeeds
+
+    options = args.template, args.samples, args.batch_size, args.root
+    if not args.seeds_of:
+        return Comparison(args.model_dir, args.compare, *options)
+    if args.compare:
+        raise UserError("--compare names single runs; name further folders of runs after --seeds-of")
+    args.model_dir, *args.compare = args.seeds_of  # so that what is written about the runs names these folders
+    return ComparisonOverSeeds(args.seeds_of, *options)
 
 
 def block_indices(numbers: Sequence[int] | None, tower: "Tower") -> list[int]:

@@ -34,6 +34,13 @@ FIGURES: dict[str, Command] = {
     "heatmap": Command(
         "[cls] attention and prompt similarity over the image, also rotated (fig. 6)", shows_compared_runs=False
     ),
+    "overlay": Command(
+        "relevancy and [cls] attention laid over the picture: plain, tuned, difference", shows_compared_runs=False
+    ),
+    "sinks": Command(
+        "attention sinks: attention received, length of values, rank of the prompts' update",
+        shows_compared_runs=False,
+    ),
     "decompose": Command(
         "what prompts add to each attention update, and what they take away (eqs. 17-33)", shows_compared_runs=False
     ),
@@ -51,6 +58,9 @@ FIGURES: dict[str, Command] = {
         "accuracy of a stock CLIP with the prompts' mean contribution as biases, without training",
         old_names=("to-bias",),
     ),
+    "dose": Command("dose-response: accuracy and margin with the tuned effect scaled from 0 to 2"),
+    "feature-shift": Command("how much of the gain is one constant vector per branch, added to the features"),
+    "bias-norms": Command("length of the trained biases in each block, site and branch"),
     "foreground": Command("how much of [cls] attention and relevancy lies on the object, for datasets with masks"),
     "faithfulness": Command(
         "deletion curves: accuracy while patches are removed in the order of a map, and the area under it",

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from promptbias.datasets.masks import mask_reader
 from promptbias.engine.data import eval_batches, one_image
 from promptbias.engine.load import load_trainer
-from promptbias.experiments.results import short_names
+from promptbias.experiments.results import seeds_in, short_names
 from promptbias.model.templates import GENERIC, dataset_template, validate_template
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.trainers.zeroshot import ZeroshotConfig
@@ -39,6 +39,7 @@ class Comparison:
 
     Attributes:
         cfg: config of the tuned run.
+        model_dir: its folder.
         tuned, plain: the two models of every figure; float32, eval mode, no parameter requires a gradient.
         models: label -> model; first `plain`, then `tuned`, then those of `compare`.
         classnames: K names.
@@ -64,6 +65,7 @@ class Comparison:
             validate_template(template, "--template")
         self.batch_size = batch_size
         trainer = load_trainer(model_dir, root)
+        self.model_dir = model_dir
         self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset
         self._transform = trainer.test_loader.dataset.transform
         self.device = trainer.device
@@ -73,13 +75,17 @@ class Comparison:
         tuned = {os.path.abspath(model_dir): self.tuned}
         for folder in compare:
             if os.path.abspath(folder) in tuned:
-                raise UserError(f"{folder} is named twice; name each run once, in --model-dir or in --compare")
+                raise UserError(f"{folder} is named twice; name each run once")
             other = load_trainer(folder, root)
             difference = self.difference(other)
             if difference:
                 raise UserError(f"{folder} cannot be compared with {model_dir}: {difference}")
             tuned[os.path.abspath(folder)] = other.model
         self.models: dict[str, TunedCLIP] = {ZERO_SHOT: self.plain, **labelled(tuned)}
+
+    def each_seed(self) -> Iterator["Comparison"]:
+        """The comparisons that are averaged: this one alone."""
+        yield self
 
     def difference(self, other: "TrainerX") -> str:
         """Why another run cannot be compared with this one, or ""."""
@@ -167,6 +173,48 @@ class Comparison:
         if "normalize" in self.cfg.INPUT.TRANSFORMS:
             picture = picture * np.array(self.cfg.INPUT.PIXEL_STD) + np.array(self.cfg.INPUT.PIXEL_MEAN)
         return picture.clip(0, 1)
+
+
+class ComparisonOverSeeds(Comparison):
+    """Runs of several seeds: in itself the comparison of the first seed, and in `each_seed` those of all.
+
+    Only one more comparison than this is loaded at a time.
+
+    Args:
+        folders: each with runs of one kind, seed1, seed2, ...; the first holds the tuned runs.
+        options: of `Comparison`, after its first two.
+
+    Attributes:
+        seeds: that all folders have.
+
+    Raises:
+        UserError: as `Comparison`, or one folder has a seed that another lacks.
+    """
+
+    def __init__(self, folders: Sequence[str], *options: Any) -> None:
+        self.folders, self.options, self.seeds = folders, options, seeds_in(folders[0])
+        for folder in folders[1:]:
+            for ours, theirs in ((folders[0], folder), (folder, folders[0])):
+                for seed in sorted(set(seeds_in(theirs)) - set(seeds_in(ours))):
+                    raise UserError(f"{ours} has no seed{seed}, which {theirs} has; every folder needs the same seeds")
+        super().__init__(*self.runs_of(self.seeds[0]), *options)
+
+    def runs_of(self, seed: int) -> tuple[str, list[str]]:
+        """The tuned run of a seed, and those that it is compared with."""
+        tuned, *compared = (os.path.join(folder, f"seed{seed}") for folder in self.folders)
+        return tuned, compared
+
+    def each_seed(self) -> Iterator[Comparison]:
+        yield self
+        for seed in self.seeds[1:]:
+            other = Comparison(*self.runs_of(seed), *self.options)
+            difference = first_difference(self.classnames, other.classnames)
+            if difference or list(other.models) != list(self.models):
+                raise UserError(
+                    f"the runs of seed {seed} cannot be averaged with those of seed {self.seeds[0]}: "
+                    + (difference or f"they are {', '.join(other.models)}, not {', '.join(self.models)}")
+                )
+            yield other
 
 
 def evenly_spaced(items: Sequence, count: int | None) -> list:

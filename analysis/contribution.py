@@ -30,7 +30,6 @@ class Contribution:
         models: label -> contributions, plain CLIP first.
         kind_names: what KINDS are called in figures.
         patches: M.
-        count: images.
         select: "all", or "corrected" for those that CLIP gets wrong and the tuned run gets right.
         first_block: the block (from 0) at which relevancy starts.
         template_note: a sentence on the models' templates, or "".
@@ -39,10 +38,14 @@ class Contribution:
     models: dict[str, ModelContribution]
     kind_names: list[str]
     patches: int
-    count: int
     select: str
     first_block: int
     template_note: str
+
+    @property
+    def count(self) -> int:
+        """Images."""
+        return len(next(iter(self.models.values())).text_kinds_by_image)
 
     @property
     def vision_length(self) -> int:
@@ -80,7 +83,8 @@ def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -
         plain_patches = None
         for shares_of_model in found.values():
             if len(label):
-                plain_patches = shares_of_model.add(image, label, first_block, plain_patches)
+                patches = shares_of_model.add(image, label, first_block, plain_patches)
+                plain_patches = patches if plain_patches is None else plain_patches
     if not count:
         raise UserError(
             f"none of the {len(comparison)} images is misclassified by zero-shot CLIP and corrected by "
@@ -99,7 +103,6 @@ def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -
         models={name: of_model.contribution(plain) for name, of_model in found.items()},
         kind_names=kinds,
         patches=comparison.plain.vision.patches,
-        count=count,
         select=select,
         first_block=first_block,
         template_note=comparison.template_note(),
@@ -287,4 +290,4 @@ def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     towers = (comparison.plain.vision, comparison.plain.text)
     first_block = max(block_indices([args.first_block], tower)[0] for tower in towers)
     found = compute(comparison, args.select, first_block)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found)

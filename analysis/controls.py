@@ -12,6 +12,7 @@ from promptbias.interp.paired import interval
 
 from .ablations import PANELS
 from .comparison import Comparison
+from .estimates import Estimate
 from .figures import Result, style, subplots, theme
 
 U_NAMES = ("u free", "u: mean per position", "u: one mean", "no u")
@@ -119,17 +120,23 @@ def describe(controls: Controls) -> str:
 
 
 def headlines(controls: Controls) -> list[tuple[str, float]]:
-    share, _ = controls.kept()
-    found = [
+    (change, change_ends), (share, share_ends) = controls.change(), controls.kept()
+    found: list[tuple[str, float]] = [
         (f"{name}: constancy per position, mean over blocks", float(constancy.mean()))
         for name, constancy in controls.constancy.items()
     ]
-    for at, name in enumerate(controls.controlled):
-        for u, mass, row in np.ndindex(controls.accuracy.shape[1:]):
-            what = f"{PANELS[name]}, {U_NAMES[u]}, {MASS_NAMES[mass]}, {ROW_NAMES[row]}"
-            found.append((f"{what}: accuracy in %", 100 * float(controls.accuracy[at, u, mass, row])))
-            if not np.isnan(share[at, u, mass, row]):
-                found.append((f"{what}: share of the gain kept", float(share[at, u, mass, row])))
+    for cell in np.ndindex(controls.accuracy.shape):
+        at, u, mass, row = cell
+        what = f"{PANELS[controls.controlled[at]]}, {U_NAMES[u]}, {MASS_NAMES[mass]}, {ROW_NAMES[row]}"
+        found.append((f"{what}: accuracy in %", 100 * float(controls.accuracy[cell])))
+        if cell[1:] != (0, 0, 0):
+            low, high = (100 * float(end[cell]) for end in change_ends)
+            found.append(
+                (f"{what}: change from the intact model, points", Estimate(100 * float(change[cell]), (low, high)))
+            )
+        if not np.isnan(share[cell]):
+            low, high = (float(end[cell]) for end in share_ends)
+            found.append((f"{what}: share of the gain kept", Estimate(float(share[cell]), (low, high))))
     return found
 
 
@@ -151,4 +158,4 @@ def arrays(controls: Controls) -> dict[str, np.ndarray]:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found)

@@ -99,9 +99,11 @@ class PanelData:
     zero_shot: float | None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Curve -> (points, 3): x, mean, std."""
+        """Curve -> (points, 3): x, mean, std; the std of one seed is NaN."""
         return {
-            name: np.array([[x, *mean_std(values)] for x, values in points.items()])
+            name: np.array(
+                [[x, *mean_std(values)] if len(values) > 1 else [x, *values, np.nan] for x, values in points.items()]
+            )
             for name, points in self.curves.items()
         }
 
@@ -195,6 +197,7 @@ def main(args: argparse.Namespace) -> None:
     """
     check_args(args)
     from . import figures
+    from .estimates import over_seeds
 
     label, settings = settings_along(args.x_axis, args.shots, sorted(set(args.numbers)), args.trainer, args.cfg)
     panels = {dataset: collect(dataset, settings, args) for dataset in args.datasets}
@@ -205,13 +208,17 @@ def main(args: argparse.Namespace) -> None:
         )
     figure = plot(panels, list(settings), args.x_axis, label, list(next(iter(settings.values()))))
     rows = [
-        [DATASETS.get(dataset, (dataset, 0))[0], name, str(x), format_mean_std(values)]
+        (DATASETS.get(dataset, (dataset, 0))[0], name, x, values)
         for dataset, data in panels.items()
         for name, points in data.curves.items()
         for x, values in points.items()
     ]
+    numbers: list[tuple[str, float]] = [
+        (f"{dataset}, {name}, {label} {x}: accuracy in %", over_seeds(values)) for dataset, name, x, values in rows
+    ]
     arrays = {f"{dataset} {name}": xy for dataset, data in panels.items() for name, xy in data.arrays().items()}
     name = "_".join([f"curves-{args.x_axis}", *([*args.datasets, args.trainer, args.cfg] if args.trainer else [])])
-    result = figures.Result("Mean over seeds; bars are their standard deviation.", [], {name: figure}, arrays)
-    print(render_table(["dataset", "method", label, "accuracy %"], rows))
+    result = figures.Result("Mean over seeds; bars are their standard deviation.", numbers, {name: figure}, arrays)
+    shown = [[dataset, name, str(x), format_mean_std(values)] for dataset, name, x, values in rows]
+    print(render_table(["dataset", "method", label, "accuracy %"], shown))
     print("written:", *figures.save(result, os.path.join(args.output, "curves"), name), sep="\n  ")

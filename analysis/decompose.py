@@ -135,4 +135,4 @@ def arrays(decomposition: Decomposition) -> dict[str, np.ndarray]:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found)

@@ -13,6 +13,8 @@ from promptbias.interp.token_layout import vision_columns
 from .comparison import Comparison
 from .figures import HeadPanel, Result, heads_grid, theme
 
+NEARLY_UNIFORM = 0.1  # relative to the distance of uniform attention
+
 
 @dataclass
 class Distance:
@@ -27,6 +29,11 @@ class Distance:
     panels: list[HeadPanel]
     uniform: float
     with_prompts: bool
+
+    @property
+    def undecided(self) -> bool:
+        """Whether plain CLIP is so near to uniform attention that agreement with it confirms nothing."""
+        return bool(abs(self.panels[0].values.mean() / self.uniform - 1) < NEARLY_UNIFORM)
 
 
 def compute(comparison: Comparison) -> Distance:
@@ -65,6 +72,12 @@ def describe(distance: Distance) -> str:
             " “w/o prompt” leaves out the attention on prompts, “w prompt” counts it as distance 0. The paper expects "
             "“w/o prompt” to match CLIP: prompts do not change how features are gathered."
         )
+    if distance.undecided:
+        plain = distance.panels[0].values.mean()
+        text += (
+            f" Here the distance cannot tell: {distance.panels[0].title} is at {plain:.1f} of {distance.uniform:.1f} "
+            "pixels, nearly as if it attended to all patches alike, so that all models agree whatever they attend to."
+        )
     return text
 
 
@@ -81,4 +94,4 @@ def arrays(distance: Distance) -> dict[str, np.ndarray]:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found)

@@ -73,7 +73,8 @@ def describe(entropy: Entropy) -> str:
     if entropy.with_prompts:
         text += (
             " “w/o prompt” drops the prompts' columns and renormalises the rest, “w prompt” keeps them. The paper "
-            "expects “w/o prompt” to match CLIP: prompts do not change the scope of attention."
+            "expects “w/o prompt” to match CLIP: prompts do not change the scope of attention. Look at each block: "
+            "a mean over blocks hides departures that cancel out."
         )
     return text
 
@@ -83,11 +84,22 @@ def arrays(entropy: Entropy) -> dict[str, np.ndarray]:
 
 
 def headlines(entropy: Entropy) -> list[tuple[str, float]]:
-    return [
+    means = [
         (f"mean attention entropy in nats, {name}", float(values.mean())) for name, values in arrays(entropy).items()
     ]
+    departures = [
+        (f"largest departure of a block from {some[0].title} in nats, {panel.title}: {name}", departure(some[0], panel))
+        for name, some in entropy.panels().items()
+        for panel in some[1:]
+    ]
+    return means + departures
+
+
+def departure(plain: HeadPanel, panel: HeadPanel) -> float:
+    """The largest difference of a block's mean over heads."""
+    return float(abs(panel.values.mean(1) - plain.values.mean(1)).max())
 
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found)

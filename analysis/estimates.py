@@ -1,7 +1,10 @@
 """Numbers with how far they can be trusted."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from promptbias.experiments.results import mean_std
 from promptbias.interp.paired import nan_mean_interval
 
 
@@ -26,6 +29,12 @@ class Estimate(float):
         """How far the ends of the interval lie below and above; 0 without one."""
         low, high = self.interval or (self, self)
         return max(0.0, self - low), max(0.0, high - self)
+
+
+def over_seeds(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
+    """The mean of one number for each seed, with their standard deviation; one seed has none."""
+    mean, std = mean_std(values)
+    return Estimate(mean, interval, std if len(values) > 1 else None)
 
 
 def mean_estimates(by_image: np.ndarray) -> list[Estimate]:

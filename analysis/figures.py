@@ -75,12 +75,14 @@ class Result:
         headlines: the numbers that matter, (what, value); printed, in the report, and a CSV.
         figures: file name (without extension) -> figure.
         arrays: everything that was plotted, and more, by name; an .npz.
+        found: the dataclass that all this was made from, where it can be averaged over seeds; otherwise None.
     """
 
     how_to_read: str
     headlines: list[tuple[str, float]] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    found: Any = None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms import functional as TF
@@ -19,6 +20,7 @@ from promptbias.utils.errors import UserError
 
 from .arguments import block_indices, head_indices
 from .comparison import Comparison
+from .explanation_figure import SEQUENTIAL, overlay
 from .figures import STYLES, WIDTH, Result, block_axis, legend, plot_heads, style, subplots, theme, wrap
 
 SHOWN_BLOCKS = 6  # by default
@@ -183,7 +185,7 @@ def plot(heatmap: Heatmap) -> dict[str, Figure]:
 def map_figure(
     pictures: dict[int, np.ndarray], maps: dict[int, dict[str, np.ndarray]], blocks: Sequence[int]
 ) -> Figure:
-    """For each angle the image and, right of it, its rows of maps over the blocks."""
+    """For each angle the image and, right of it, its rows of maps, one for each block, laid over it."""
     columns, each = 1 + len(blocks), 1 + len(next(iter(maps.values())))  # the last row of each angle is a gap
     rows = each * len(maps) - 1
     width = WIDTH * max(1, columns / 8)  # more blocks make a wider figure, not smaller maps that titles do not fit
@@ -203,7 +205,7 @@ def map_figure(
             beside = {"transform": row[0].transAxes, "rotation": 90, "ha": "right", "va": "center", "fontsize": 6.5}
             row[0].text(-0.08, 0.5, wrap(title, TITLE_WIDTH), **beside)
             for ax, values_of_block in zip(row[1:], values):
-                ax.imshow(values_of_block, cmap="inferno", vmin=0, vmax=1)
+                overlay(ax, pictures[angle], values_of_block, SEQUENTIAL, Normalize(0, 1))
     return figure
 
 
@@ -238,7 +240,7 @@ def describe(heatmap: Heatmap) -> str:
             "patches are near the prompt because they are short, and the map says little about the prompt)"
         )
     return (
-        f"What [cls] attends to (mean over {heads}), before and after tuning{similarity}, for an image of class "
+        f"What [cls] attends to (mean over {heads}), before and after tuning{similarity}, laid over an image of class "
         f"“{heatmap.classname}”, upright and rotated. Bright is high. The paper expects the first two rows to "
         f"agree{expected}. The curves are means over {heatmap.count} test images: the correlation over patches of "
         f"CLIP's [cls] attention with that of the tuned model (1: unchanged){measured}."

@@ -10,9 +10,10 @@ from promptbias.utils.files import atomic_write
 
 from . import figures, pages
 from .arguments import add_comparison_arguments, load_comparison
-from .commands import FIGURES, NOT_SHOWN, add_figure_options, module_of
+from .commands import FIGURES, NOT_SHOWN, add_figure_options
 from .comparison import Comparison
 from .mistakes import Mistakes, find_mistakes
+from .seeds import result_of
 
 
 @dataclass
@@ -47,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     """Run every command of `FIGURES` on one comparison and write its files, and `index.html`, into `args.output`."""
     figures.check_writable(args.output)
     comparison = load_comparison(args)
-    mistakes = find_mistakes(args.model_dir, comparison.cfg.DATASET.ROOT)
+    mistakes = find_mistakes(comparison.model_dir, comparison.cfg.DATASET.ROOT)
     sections = [make_section(name, comparison, args) for name in FIGURES]
     path = os.path.join(args.output, "index.html")
     with atomic_write(path) as file:
@@ -62,7 +63,7 @@ def make_section(name: str, comparison: Comparison, args: argparse.Namespace) ->
     command = FIGURES[name]
     print(f"{name}: {command.help}")
     try:
-        result = module_of(name).run(comparison, args)
+        result = result_of(name, comparison, args)
     except UserError as error:
         print(f"  left out: {error}")
         return Section(name, command.help, left_out=str(error))

@@ -65,8 +65,13 @@ class Cell:
 
     def csv_values(self) -> list[str]:
         """mean, std, published, difference."""
-        measured = self.measured
-        mean, std = (measured, Absent.MISSING) if isinstance(measured, Absent) else mean_std(measured)
+        mean: float | Absent
+        std: float | Absent
+        if isinstance(self.measured, Absent):
+            mean, std = self.measured, Absent.MISSING
+        else:
+            mean, std = mean_std(self.measured)
+            std = std if len(self.measured) > 1 else Absent.MISSING
         return [format_number(value, ".4f") for value in (mean, std, self.published, self.difference)]
 
 
@@ -178,7 +183,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="only print the commands, about how long they take, and the table of the runs that are finished",
+        help="only say how many runs are missing, about how long they take, and show the table of the others",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="with --dry-run, also print the command of each missing run"
     )
 
 
@@ -204,9 +212,14 @@ Groups = dict[tuple[str, str], list[Run]]  # (dataset, method) -> its runs, one 
 
 
 def perform_missing(
-    groups: Groups, jobs: int, dry_run: bool
+    groups: Groups, jobs: int, dry_run: bool, verbose: bool
 ) -> tuple[dict[Run, Results], dict[Run, str], dict[str, str]]:
-    """Perform what is neither finished nor known to diverge, or in a dry run print it.
+    """Perform what is neither finished nor known to diverge.
+
+    Args:
+        jobs: runs at a time.
+        dry_run: perform nothing.
+        verbose: in a dry run, print the command of each run.
 
     Returns:
         The results of all finished runs; the runs that diverged, and what they said; datasets left out, and why.
@@ -222,7 +235,7 @@ def perform_missing(
         f"{estimate_seconds(todo, done) / 3600:.1f} hours on two CPU cores (a GPU takes a small part of it)"
     )
     if dry_run:
-        print(*(run.command for run in todo), sep="\n")
+        print("\n".join(run.command for run in todo) if verbose else "(--verbose prints their commands)")
         return done, diverged, {}
     outcome = run_all(todo, done, jobs)
     return done, {**diverged, **outcome.diverged}, outcome.failed_datasets
@@ -259,7 +272,7 @@ def main(args: argparse.Namespace) -> int:
             seeds = args.seeds if setting.is_trained else [1]
             where = args.shots, args.data, args.output, args.extra
             groups[dataset, method] = [setting.run(dataset, seed, *where) for seed in seeds]
-    done, diverged, failed_datasets = perform_missing(groups, args.jobs, args.dry_run)
+    done, diverged, failed_datasets = perform_missing(groups, args.jobs, args.dry_run, args.verbose)
 
     look_up = published(number)
     cells: Cells = {dataset: {} for dataset in datasets}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from prompted_clips import CLASSES, deep_prompts, tuned_at_random, vision_prompts
 
-from promptbias.analysis import ablations, constancy, decompose, faithfulness, mean_to_bias
+from promptbias.analysis import ablations, constancy, controls, decompose, faithfulness, mean_to_bias
 from promptbias.trainers.bias_tuning import BiasTuningConfig
 from promptbias.trainers.zeroshot import ZeroshotConfig
 from promptbias.utils.errors import UserError
@@ -102,3 +102,17 @@ def test_faithfulness_shows_both_directions_against_chance(comparison):
     assert numbers[better] == pytest.approx(most - attention)
     low, high = numbers[better].interval
     assert low <= numbers[better] <= high
+
+
+def test_controls_print_paired_intervals(comparison):
+    """The shares are left out where the gain's own interval holds 0."""
+    result = controls.run(comparison(deep_prompts()), argparse.Namespace())
+    numbers, correct = dict(result.headlines), result.arrays["correct"].astype(float)
+    assert correct.shape == (3, 4, 3, 3, 6)
+    change = numbers["vision branch, no u, no π, in all rows: change from the intact model, points"]
+    assert change == pytest.approx(100 * (correct[0, 3, 2, 0] - correct[0, 0, 0, 0]).mean())
+    low, high = change.interval
+    assert low <= change <= high
+    assert "vision branch, u free, π free, in all rows: change from the intact model, points" not in numbers
+    shares = {what for what in numbers if what.endswith("share of the gain kept")}
+    assert len(shares) == int((~np.isnan(result.arrays["kept"])).sum())

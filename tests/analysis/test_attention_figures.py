@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from promptbias.analysis import contribution, distance, entropy, eos_attention, figures, heatmap, shares
 from promptbias.analysis.commands import make_parser
@@ -60,6 +61,17 @@ def test_contributions_are_shares(comparison):
         assert not mine.text[int(model.text.tokens.argmax(-1).max()) :].any()
         assert len(mine.vision) == 16 + {"deep prompts 3+4": 3, "shallow prompts 4+4": 4}.get(label, 0)
     assert found.models["zero-shot CLIP"].rank_correlation == pytest.approx(1)
+
+
+def test_patches_are_ranked_against_plain_clip_in_every_run(comparison):
+    """And not against the run before it in the comparison."""
+    found = contribution.compute(comparison)
+    batches = list(comparison.batches())
+    image, label = (torch.cat(parts) for parts in zip(*batches))
+    patches = {name: relevancy(model, image, label).vision[:, :16] for name, model in comparison.models.items()}
+    for name, of_model in found.models.items():
+        expected = [spearmanr(*pair).statistic for pair in zip(patches["zero-shot CLIP"], patches[name])]
+        np.testing.assert_allclose(of_model.rank_correlation_by_image, expected, atol=0.02)
 
 
 def test_one_set_of_samples_for_all_curves(comparison):
@@ -175,3 +187,22 @@ def test_maps_are_of_the_named_blocks_and_heads(comparison):
     assert {"0 degrees, prompt 3", "0 degrees, prompt similarity", "correlation: shortness"} < set(result.arrays)
     whole = result_of("heatmap", comparison, "--angles", 270).arrays["270 degrees, [cls] attention, CLIP"]
     assert len(whole) == 3 and np.abs(whole[2] - maps[0]).max() > 1e-3
+
+
+# ---- where a figure cannot tell
+
+
+@pytest.mark.parametrize("plain, undecided", [(31.05, True), (20.0, False)])
+def test_distance_says_where_it_has_no_power(plain, undecided):
+    panel = figures.HeadPanel("zero-shot CLIP", np.full((2, 2), plain), 0)
+    found = distance.Distance([panel, panel], 33.09, False)
+    assert found.undecided == undecided
+    assert ("cannot tell: zero-shot CLIP is at 31.1 of 33.1 pixels" in distance.describe(found)) == undecided
+
+
+def test_entropy_names_the_largest_departure_of_a_block():
+    plain, tuned = np.full((3, 2), 2.0), np.array([[2.4, 2.4], [1.6, 1.6], [2.0, 2.0]])
+    panels = [figures.HeadPanel("CLIP", plain, 0), figures.HeadPanel("tuned", tuned, 1)]
+    numbers = dict(entropy.headlines(entropy.Entropy(panels, panels, False)))
+    assert numbers["mean attention entropy in nats, tuned: [cls]"] == pytest.approx(2)  # departures cancel out
+    assert numbers["largest departure of a block from CLIP in nats, tuned: [cls]"] == pytest.approx(0.4)
