@@ -132,14 +132,18 @@ def load_teacher(args: argparse.Namespace, cfg: CfgNode) -> TunedCLIP:
 
     teacher = load_model(args.run, device=device_of(cfg))
     if not any(branch.has_prompts for branch in branches_of(teacher)):
-        raise UserError(f'{args.run} is a run of "{teacher.label}", without prompts; give a run with prompts (IVLP, VPT)')
+        raise UserError(
+            f'{args.run} is a run of "{teacher.label}", without prompts; give a run with prompts (IVLP, VPT)'
+        )
     return teacher
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="promptbias compile", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run with prompts")
-    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the run of BiasTuning that results")
+    parser.add_argument(
+        "--output-dir", required=True, metavar="DIR", help="folder of the run of BiasTuning that results"
+    )
     parser.add_argument(
         "--sites",
         nargs="+",
@@ -147,11 +151,15 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SITE",
         help=f"where biases go: {', '.join(SITES)}; in one branch vision.v, text.v (default: all but k)",
     )
-    parser.add_argument("--start", choices=STARTS, default=STARTS[0], help="what the biases start from (default: means)")
+    parser.add_argument(
+        "--start", choices=STARTS, default=STARTS[0], help="what the biases start from (default: means)"
+    )
     parser.add_argument(
         "--match", nargs="+", choices=TERMS, default=["logits"], help="what is drawn together (default: logits)"
     )
-    parser.add_argument("--root", default="", metavar="DIR", help="folder of the datasets, if it has moved since the run")
+    parser.add_argument(
+        "--root", default="", metavar="DIR", help="folder of the datasets, if it has moved since the run"
+    )
     parser.add_argument(
         "--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options, such as OPTIM.LR 0.01"
     )
