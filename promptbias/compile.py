@@ -99,7 +99,7 @@ def compiled_config(args: argparse.Namespace) -> CfgNode:
     cfg.TRAINER.NAME, cfg.VERBOSE = BiasTuning.__name__, True
     cfg.OUTPUT_DIR = cfg.RESUME = args.output_dir
     cfg.TEST.FINAL_MODEL = "last_step"  # the best on validation images would take their labels
-    cfg.TRAINER.BIASTUNING.PREC, cfg.TRAINER.BIASTUNING.SITES = theirs.PREC, list(args.sites)
+    cfg.TRAINER.BIASTUNING.PREC, cfg.TRAINER.BIASTUNING.SITES = theirs.PREC, tuple(args.sites)
     cfg.OPTIM.update(OPTIM)
     if args.root:
         cfg.DATASET.ROOT = args.root
