@@ -1,5 +1,6 @@
 """What methods achieved in the arena, and how far they are apart, with intervals over the test images."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Entry:
         """Accuracies by ACCURACIES, those that there are."""
         return with_harmonic_mean({group: 100 * correct.mean(-1) for group, correct in self.correct.items()})
 
+    @functools.cached_property
     def draws(self) -> dict[str, np.ndarray]:
         """The same of each bootstrap draw, (R,); the n-th draw is of the same images for all entries."""
         drawn = {group: bootstrap_means(self.correct[group], seed=i) for i, group in enumerate(sorted(self.correct))}
@@ -63,8 +65,7 @@ class Entry:
 
     def estimates(self) -> dict[str, Estimate]:
         """Accuracies with 95 % intervals."""
-        draws = self.draws()
-        return {what: Estimate(float(value), interval_of(draws[what])) for what, value in self.values().items()}
+        return {what: Estimate(float(value), interval_of(self.draws[what])) for what, value in self.values().items()}
 
 
 @dataclass
@@ -76,12 +77,11 @@ class Found:
 
     def differences(self) -> dict[tuple[str, str], dict[str, Estimate]]:
         """(a method, one before it) -> by how many points it is ahead, with paired 95 % intervals."""
-        draws = {entry.name: entry.draws() for entry in self.entries}
         return {
             (later.name, earlier.name): {
                 what: Estimate(
                     float(value - earlier.values()[what]),
-                    interval_of(draws[later.name][what] - draws[earlier.name][what]),
+                    interval_of(later.draws[what] - earlier.draws[what]),
                 )
                 for what, value in later.values().items()
             }
