@@ -11,7 +11,7 @@ import os
 from promptbias.engine.config import check_pairs
 from promptbias.experiments import arena, layout
 from promptbias.experiments.arena import BASE, EVERY, NEW, Arena
-from promptbias.experiments.paper import DATASETS
+from promptbias.experiments.paper import DATASETS, EMBEDDED
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
@@ -20,7 +20,13 @@ from .table import select
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--datasets", nargs="+", default=["digits"], metavar="NAME", help="names of configs/datasets (default: digits)")
+    add(
+        "--datasets",
+        nargs="+",
+        default=["digits"],
+        metavar="NAME",
+        help="names of configs/datasets, or `embedded` (default: digits)",
+    )
     add(
         "--methods",
         nargs="+",
@@ -78,7 +84,8 @@ def main(args: argparse.Namespace) -> None:
     names = [layout.ZERO_SHOT, *(name for name in dict.fromkeys(args.methods) if name != layout.ZERO_SHOT)]
     where = tuple(args.seeds), tuple(args.grid), args.data, args.output, tuple(args.extra)
     places = []
-    for dataset in select(args.datasets, list(DATASETS), [], "dataset in the tables"):
+    datasets = [name for word in args.datasets for name in (EMBEDDED if word == "embedded" else (word,))]
+    for dataset in select(datasets, list(DATASETS), [], "dataset in the tables"):
         arena.check_validation(dataset, args.grid)
         contestants = [arena.find_contestant(name, dataset) for name in names]
         places.append((Arena(dataset, args.shots, *where), contestants))
