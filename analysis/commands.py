@@ -74,6 +74,7 @@ OTHERS: dict[str, Command] = {
     "results": Command("accuracy and macro-F1 of finished runs, mean ± std over seeds"),
     "table": Command("tables 1, 2 and 3 of the paper: runs what is missing and sets it beside the published numbers"),
     "curves": Command("accuracy over shots, prompt depth or number of prompts, from finished runs"),
+    "arena": Command("methods on equal terms, learning rates chosen on validation images: accuracy, intervals, cost"),
 }
 
 COMMANDS = {**FIGURES, **OTHERS}

@@ -166,15 +166,23 @@ class FewShotDataset(DatasetBase):
     # ---- few shots
 
     def few_shot(self, train: list[Item], val: list[Item], shots: int, seed: int) -> tuple[list[Item], list[Item]]:
-        """`shots` images of each class for training and at most 4 for validation: CoOp's cache, ours, or a new draw.
+        """`shots` images of each class for training and at most 4 for validation: CoOp's cache, 2SFS's public set, our
+        cache, or a new draw.
 
-        Our cache stores a hash of the split that it was drawn from and is redrawn if the split changes; CoOp's is not.
+        Our cache stores a hash of the split that it was drawn from and is redrawn if the split changes; those of others
+        are not.
         """
         stem = os.path.join(self.dataset_dir, "split_fewshot", f"shot_{shots}-seed_{seed}")
         if os.path.exists(stem + ".pkl"):
             print(f"Few-shot images: {stem}.pkl, which is CoOp's and has no checksum")
             sets = self.read_coop(stem + ".pkl", "train")
             return sets["train"], sets.get("val", val)
+        if os.path.exists(stem + "_train.jsonl"):
+            print(f"Few-shot images: {stem}_train.jsonl, which is 2SFS's and has no checksum")
+            public = {part: f"{stem}_{part}.jsonl" for part in ("train", "val")}
+            lines = {part: split_files.read_lines(path) for part, path in public.items() if os.path.exists(path)}
+            found = {part: self.relocated(rows, public[part]) for part, rows in lines.items()}
+            return found["train"], found.get("val", val)
 
         rows = [split_files.rows(items, self.dataset_dir) for items in (train, val)]
         drawn_from = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
@@ -204,20 +212,22 @@ class FewShotDataset(DatasetBase):
         return None
 
     def read_coop(self, path: str, *needed: str) -> dict[str, list[Item]]:
-        """A cache of CoOp's as {"train": [Item, ...], ...}, with its paths relocated to this dataset folder.
+        """A cache of CoOp's as {"train": [Item, ...], ...}, with its paths relocated to this dataset folder."""
+        return {key: self.relocated(rows, path) for key, rows in read_pickle(path, needed).items()}
 
-        CoOp stores absolute paths, possibly of another machine: only the part after the dataset's folder is used.
+    def relocated(self, rows: Sequence[tuple[str, int, str]], path: str) -> list[Item]:
+        """Rows of a file at `path` that was made on another machine: of their paths the part after our folder's name.
+
+        Raises:
+            UserError: a path that leads elsewhere.
         """
-        folder = os.path.basename(self.dataset_dir)
-        sets: dict[str, list[Item]] = {}
-        for key, rows in read_pickle(path, needed).items():
-            sets[key] = []
-            for impath, label, classname in rows:
-                _, found, rest = impath.replace("\\", "/").rpartition(f"/{folder}/")
-                if not found:
-                    raise UserError(f'{path} lists {impath}, which is not in a folder "{folder}"; delete it to redraw')
-                sets[key].append(Item(os.path.join(self.dataset_dir, rest), label, classname))
-        return sets
+        folder, found = os.path.basename(self.dataset_dir), []
+        for impath, label, classname in rows:
+            _, here, rest = f"/{impath}".replace("\\", "/").rpartition(f"/{folder}/")
+            if not here:
+                raise UserError(f'{path} lists {impath}, which is not in a folder "{folder}"; delete it to redraw')
+            found.append(Item(os.path.join(self.dataset_dir, rest), label, classname))
+        return found
 
     def write_cache(self, path: str, content: dict) -> None:
         """Write a cache, if the data folder is writable."""

@@ -26,6 +26,7 @@ COMMANDS = {
     "datasets": Command("promptbias.datasets.prepare", "list, fetch and check datasets"),
     "predict": Command("promptbias.predict", "classes and probabilities of images and folders, by a finished run"),
     "explain": Command("promptbias.analysis.explain", "what speaks for a text in an image, before and after tuning"),
+    "compile": Command("promptbias.compile", "the prompts of a finished run as biases, which fold into a stock CLIP"),
     "export": Command(
         "promptbias.exports.command", "the model of a finished run for clip, hf, peft, open_clip, onnx, torch"
     ),

@@ -18,12 +18,14 @@ from promptbias.utils.seals import TEXT_HEAD, read_json, read_text, seal_json, s
 from promptbias.utils.yaml_files import read_yaml
 
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
+COMPILE = "COMPILE"  # the node of a config that says what prompts the biases stand for (`promptbias compile`)
 
 # Keys that say where or how a run is done, and not what comes out of it.
 NON_IDENTITY_KEYS = (
     "OUTPUT_DIR",
     "RESUME",
     "DATASET.ROOT",
+    "COMPILE.RUN",
     "DATALOADER.TEST.BATCH_SIZE",
     "VERBOSE",
     "TRAIN.PRINT_FREQ",
@@ -51,7 +53,10 @@ class Results(msgspec.Struct):
 
 
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
-    """The keys in which two configs mean different runs, as "KEY: ours, theirs"; keys that only one has are ignored."""
+    """The keys in which two configs mean different runs, as "KEY: ours, theirs".
+
+    Keys that only one has are ignored, but for those of COMPILE: prompts are not compiled where there are none.
+    """
 
     def plain(value: Any) -> Any:
         return list(value) if isinstance(value, tuple) else value
@@ -60,8 +65,9 @@ def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
     ignored = set(NON_IDENTITY_KEYS)
     if a.get("DATASET.NAME") == "ImageFolder":  # which has no name of its own: the folder is the dataset
         ignored.remove("DATASET.ROOT")
-    shared = [key for key in a if key in b and key not in ignored]
-    return [f"{key}: {a[key]!r}, {b[key]!r}" for key in shared if plain(a[key]) != plain(b[key])]
+    compared = [key for key in (*a, *(b.keys() - a)) if key.startswith(COMPILE + ".") or (key in a and key in b)]
+    pairs = {key: (a.get(key), b.get(key)) for key in compared if key not in ignored}
+    return [f"{key}: {ours!r}, {theirs!r}" for key, (ours, theirs) in pairs.items() if plain(ours) != plain(theirs)]
 
 
 def read_config(folder: str) -> CfgNode:

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.startup import Terminated
@@ -153,17 +153,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
 
     # Everything heavy comes after the flags are read, so that --help is there at once.
-    from dassl.utils import collect_env_info, set_random_seed
-
-    from promptbias.engine import run_folder
     from promptbias.engine.config import setup_cfg
     from promptbias.engine.discovery import register_all
 
     register_all()
     cfg = setup_cfg(args)
     check_args(args, cfg)
+    perform(args, cfg, lambda: run(args, cfg), lambda: eval_checkpoint_sha256(args, cfg))
+
+
+def perform(
+    args: argparse.Namespace,
+    cfg,
+    work: Callable[[], None],
+    tested_sha256: Callable[[], str | None] = lambda: None,
+) -> None:
+    """Do the work of a run, seeded and logged, unless the run resumes its own folder and is finished there.
+
+    Args:
+        args: flags, for the log.
+        tested_sha256: checksum of the checkpoint that the run only tests; None: it trains.
+
+    Raises:
+        UserError: the folder holds another run, or cannot be written to; or as `work`.
+    """
+    from dassl.utils import collect_env_info, set_random_seed
+
+    from promptbias.engine import run_folder
+
     resuming = bool(cfg.RESUME) and os.path.realpath(cfg.RESUME) == os.path.realpath(cfg.OUTPUT_DIR)
-    results = run_folder.finished(cfg, cfg.OUTPUT_DIR, eval_checkpoint_sha256(args, cfg)) if resuming else None
+    results = run_folder.finished(cfg, cfg.OUTPUT_DIR, tested_sha256()) if resuming else None
     if results:
         print(f"{cfg.OUTPUT_DIR} is finished: accuracy {results['accuracy']:.1f} %")
         return
@@ -172,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with logged(cfg, resuming):
         print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
         print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
-        run(args, cfg)
+        work()
 
 
 def run(args: argparse.Namespace, cfg) -> None:
@@ -184,10 +203,15 @@ def run(args: argparse.Namespace, cfg) -> None:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:
-        try:
-            trainer.train()
-        except KeyboardInterrupt as stop:
-            what = "terminated" if isinstance(stop, Terminated) else "interrupted"
-            raise type(stop)(f"{what}; the same command resumes from the last finished epoch") from None
-        finally:
-            trainer.close_writer()
+        train(trainer)
+
+
+def train(trainer) -> None:
+    """Let a trainer train and test; an interrupt says how to go on."""
+    try:
+        trainer.train()
+    except KeyboardInterrupt as stop:
+        what = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        raise type(stop)(f"{what}; the same command resumes from the last finished epoch") from None
+    finally:
+        trainer.close_writer()

@@ -103,9 +103,13 @@ class TuningTrainer(TrainerX):
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
+    def loss(self, image: Tensor, label: Tensor) -> Tensor:
+        """What is minimised, of a batch of images (B, 3, H, W) and labels (B,)."""
+        return self.model(image, label)
+
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
-        loss = self.model(image, label)
+        loss = self.loss(image, label)
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)

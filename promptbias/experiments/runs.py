@@ -158,8 +158,11 @@ class Run:
         if not os.path.isdir(self.folder):
             return None
         from promptbias.engine.run_folder import finished
+        from promptbias.engine.train import eval_checkpoint_sha256, parse_args
 
-        return read_results(self.folder) if finished(self.config(), self.folder) else None
+        cfg = self.config()
+        sha256 = eval_checkpoint_sha256(parse_args(self.argv), cfg) if self.model_dir else None
+        return read_results(self.folder) if finished(cfg, self.folder, sha256) else None
 
     def divergence(self) -> str:
         """The error that stopped its training for good, if its loss was not finite at an earlier call; otherwise "".

@@ -7,6 +7,7 @@
 The sum of those that `consistency_of` names, times `consistency`, is added to the cross-entropy.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .tuned_clip import TunedCLIP
 
 TERMS = ("image", "text", "logits")
+Features = tuple[Tensor, Tensor]  # of images and of texts
 
 
 def check_consistency(method: MethodConfig) -> None:
@@ -43,17 +45,24 @@ def divergence(model: "TunedCLIP", image: Tensor, features: Tensor, texts: Tenso
         features, texts: the tuned model's unit features of these images (B, joint width) and of the classes (K, joint
             width).
     """
-    terms, total = model.method.consistency_of, features.new_zeros(())
+    terms = model.method.consistency_of
+    needs_images = "image" in terms or "logits" in terms
+    frozen = model.frozen_image_features(image) if needs_images else features
+    return distance(terms, model.logit_scale, (features, texts), (frozen, model.frozen_text_features()))
+
+
+def distance(terms: Collection[str], logit_scale: Tensor, ours: Features, theirs: Features) -> Tensor:
+    """The sum of `terms`, of TERMS, between two models on the same images.
+
+    Args:
+        ours, theirs: unit features of images (B, joint width) and of classes (K, joint width).
+    """
+    total = ours[0].new_zeros(())
     if "text" in terms:
-        total = total + 1 - (texts * model.frozen_text_features()).sum(-1).mean()
-    if "image" in terms or "logits" in terms:
-        frozen = model.frozen_image_features(image)
+        total = total + 1 - (ours[1] * theirs[1]).sum(-1).mean()
     if "image" in terms:
-        total = total + 1 - (features * frozen).sum(-1).mean()
+        total = total + 1 - (ours[0] * theirs[0]).sum(-1).mean()
     if "logits" in terms:
-        before, after = (
-            (model.logit_scale * f @ t.t()).log_softmax(-1)
-            for f, t in ((frozen, model.frozen_text_features()), (features, texts))
-        )
+        before, after = ((logit_scale * f @ t.t()).log_softmax(-1) for f, t in (theirs, ours))
         total = total + F.kl_div(after, before, reduction="batchmean", log_target=True)
     return total

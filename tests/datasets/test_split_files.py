@@ -284,3 +284,56 @@ def test_a_small_pickle_takes_little_memory(tmp_path):
     """These nine bytes announce 2**31 objects, for which pickle's unpickler in C makes room: 32 GB."""
     (tmp_path / "small.pkl").write_bytes(b"}r\xff\xff\xff\x7f.")
     assert read_pickle(str(tmp_path / "small.pkl")) == {}
+
+
+def as_2sfs(path, root, rows):
+    """A few-shot set in the layout of 2SFS's public files, with the paths of another machine."""
+    lines = [
+        {"_impath": f"{root}/dtd/images/{p}", "_label": k, "_domain": 0, "_classname": name} for p, k, name in rows
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def public(textures):
+    """The paths of a few-shot set of 2SFS for two shots, which are not there afterwards."""
+    paths = {part: textures / "split_fewshot" / f"shot_2-seed_1_{part}.jsonl" for part in ("train", "val")}
+    yield paths
+    for path in paths.values():
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("root", ["/leonardo/data", "data", "C:\\data"])
+def test_a_public_set_of_2sfs_takes_the_place_of_a_draw(textures, public, root, capsys):
+    drawn, split = loaded(textures), json.loads((textures / SPLIT).read_text())
+    chosen = [next(row for row in split["train"][::-1] if row[1] == label) for label in (2, 0, 1)]
+    as_2sfs(public["train"], root, chosen)
+    train, val, test = loaded(textures)
+    assert [(path.rpartition("images/")[2], label, name) for path, label, name in train] == [tuple(r) for r in chosen]
+    assert all(os.path.isfile(path) for path, _, _ in train)
+    assert test == drawn[2] and [label for _, label, _ in val].count(0) == len([r for r in split["val"] if r[1] == 0])
+    as_2sfs(public["val"], root, split["val"][:1])
+    assert [row[1:] for row in loaded(textures)[1]] == [tuple(split["val"][0][1:])]
+    assert f"{public['train']}, which is 2SFS's and has no checksum" in capsys.readouterr().out
+    public["train"].unlink()
+    assert loaded(textures) == drawn
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "is not a few-shot set of 2SFS"),
+        ('{"_impath": "/a/dtd/images/x.jpg", "_label": "0", "_classname": "x"}', r"\$\.?.*_label"),
+        ('{"impath": "/a/dtd/images/x.jpg", "label": 0, "classname": "x"}', "_impath"),
+        (
+            '{"_impath": "/a/pets/x.jpg", "_label": 0, "_classname": "x"}',
+            "lists /a/pets/x.jpg, which is not in a folder",
+        ),
+    ],
+)
+def test_a_damaged_public_set_is_refused_in_one_sentence(textures, public, text, said):
+    public["train"].write_text(text + "\n")
+    with pytest.raises(UserError, match=said) as caught:
+        loaded(textures)
+    assert str(public["train"]) in str(caught.value) and "\n" not in str(caught.value)
