@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from promptbias.interp.cache import PATTERN, capture
-from promptbias.model.texts import words_of
 from promptbias.interp.relevancy import relevancy, shares
 from promptbias.interp.token_layout import vision_columns
+from promptbias.model.texts import words_of
 from promptbias.model.tuned_clip import TunedCLIP
 
 from .comparison import Comparison

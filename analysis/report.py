@@ -37,8 +37,12 @@ SAMPLES_AND_PASSES: dict[str, tuple[int, float]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all figures understand, and the options of each."""
     add_comparison_arguments(parser)
-    parser.add_argument("--only", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="only these figures")
-    parser.add_argument("--skip", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="not these figures")
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="only these figures"
+    )
+    parser.add_argument(
+        "--skip", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="not these figures"
+    )
     parser.add_argument(
         "--also",
         nargs="+",
@@ -54,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the files of every figure, and the page `index.html`, into `args.output`; of several runs one after another."""
+    """Write each figure's files, and the page `index.html`, into `args.output`; of several runs one after another."""
     if args.explore < 0:
         raise UserError(f"--explore is {args.explore}, but must be at least 0")
     figures.check_writable(args.output)
@@ -106,7 +110,10 @@ def print_estimate(comparison: Comparison, counts: dict[str, int]) -> None:
     each = seconds_per_image(comparison)
     seconds = {name: each * count * SAMPLES_AND_PASSES.get(name, DEFAULT)[1] for name, count in counts.items()}
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
-    print(f"about {duration(sum(seconds.values()))} to go: {parts} (--samples, --only and --skip make it less)", flush=True)
+    print(
+        f"about {duration(sum(seconds.values()))} to go: {parts} (--samples, --only and --skip make it less)",
+        flush=True,
+    )
 
 
 @torch.no_grad()
@@ -192,7 +199,9 @@ def images_table(exploration: Exploration) -> Table:
     rows = [["image", "class", "change", "plain CLIP", "probability", "tuned", "probability"]]
     for image in exploration.images:
         says = [
-            text for model in ("plain", "tuned") for text in (image[model]["class"], f"{image[model]['probability']:.3f}")
+            text
+            for model in ("plain", "tuned")
+            for text in (image[model]["class"], f"{image[model]['probability']:.3f}")
         ]
         rows.append([str(image["index"]), image["true"], image["change"], *says])
     return rows

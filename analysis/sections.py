@@ -108,7 +108,7 @@ def keep(section: Section, folder: str, checksum: str) -> None:
 
 
 def kept(name: str, folder: str, checksum: str) -> Section | None:
-    """The section of an earlier report from the same runs, options and version; None if there is none or it is damaged."""
+    """The section of an earlier report from the same runs, options and version, or None, also if damaged."""
     try:
         content, stored = read_json(os.path.join(folder, KEPT, f"{name}.json"), Stored)
     except (OSError, UserError):
