@@ -4,7 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const explorer = document.getElementById("explore");
 const byId = (id) => document.getElementById(id);
-const state = { image: 0, kind: "relevancy", block: data.blocks, head: 0 };
+const state = { image: null, kind: "relevancy", block: data.blocks, head: 0 };
 const ORDER = ["corrected", "broken", "wrong in both", "right in both"];
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
