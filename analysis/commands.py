@@ -51,6 +51,7 @@ FIGURES: dict[str, Command] = {
         "accuracy of a stock CLIP with the prompts' mean contribution as biases, without training",
         old_names=("to-bias",),
     ),
+    "foreground": Command("how much of [cls] attention and relevancy lies on the object, for datasets with masks"),
     "faithfulness": Command(
         "deletion curves: accuracy while patches are removed in the order of a map, and the area under it",
         old_names=("truth",),

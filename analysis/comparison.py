@@ -7,9 +7,12 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from promptbias.datasets.masks import mask_reader
 from promptbias.engine.data import eval_batches, one_image
 from promptbias.engine.load import load_trainer
 from promptbias.experiments.results import short_names
@@ -144,6 +147,17 @@ class Comparison:
         """As `batches`, without the labels."""
         for image, _ in self.batches(title, split):
             yield image
+
+    def masks(self) -> Iterator[Tensor]:
+        """Where the foreground of each test image is, (S, S) in [0, 1], resized and cropped exactly as the image.
+
+        Raises:
+            UserError: the dataset has no masks, or one is missing.
+        """
+        read = mask_reader(self.cfg.DATASET.NAME, self._data.dataset_dir)
+        for item in self._test:
+            grey = Image.fromarray((255 * read(item.impath)).astype(np.uint8)).convert("RGB")
+            yield torch.from_numpy(self.picture(self._transform(grey)[None])[..., 0]).float()
 
     def image(self, index: int) -> tuple[Tensor, int]:
         """Image `index` of the test set (1, 3, S, S), as `batches` yields it, and its label. It need not be a sample.

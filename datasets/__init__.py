@@ -13,9 +13,13 @@ from promptbias.dassl_host import provide_dassl
 _SHARED = {
     "archives",
     "coop_pickle",
+    "drawing",
+    "embedded",
+    "embedded_sources",
     "fetches",
     "image_files",
     "imagenet_sources",
+    "masks",
     "prepare",
     "reader",
     "sources",

@@ -1,68 +1,43 @@
 """Digits: scikit-learn's 1,797 handwritten digits of 8x8 pixels, written once as image files. Needs no network."""
 
-import os
-import shutil
-import tempfile
+from collections.abc import Iterator
+
+import numpy as np
 
 from promptbias.utils.errors import UserError
 
-from .image_files import ImageFiles
-from .reader import FewShotDataset, register
-from .splits import Item, Split, divide_each
-
-CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+from .embedded import EmbeddedDataset
+from .reader import register
+from .splits import Split, divide_each
 
 
 @register
-class Digits(FewShotDataset):
+class Digits(EmbeddedDataset):
+    """Real handwriting: images/<class>/<number>.png, grey values 0 (paper) to 255 (ink)."""
+
     dataset_dir = "digits"
     split_file = "split_zhou_Digits.json"
+    what, count = "1,797 handwritten digits", 1797
+    class_names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-    def find_images(self) -> None:
-        if not os.path.isdir(self.image_dir):
-            write_digits(self.dataset_dir)
-        super().find_images()
+    @staticmethod
+    def draw() -> Iterator[tuple[str, np.ndarray]]:
+        for number, (ink, label) in enumerate(handwriting()):
+            yield f"images/{Digits.class_names[label]}/{number:04}.png", (ink * 255).round().astype("uint8")
 
     def read_data(self) -> Split:
-        files, classes = ImageFiles(), []
-        for label, name in enumerate(CLASS_NAMES):
-            folder = os.path.join(self.image_dir, name)
-            classes.append([Item(os.path.join(folder, image), label, name) for image in files.names(folder)])
-        files.say_left_out(self.image_dir)
-        return divide_each(classes)
+        return divide_each(self.class_items(self.image_dir))
 
 
-def write_digits(folder: str) -> None:
-    """Write `folder`/images/<class>/<number>.png, grey values 0 (paper) to 255 (ink).
-
-    The folder appears completely or not at all; if several processes write it at once, one wins and all use it.
+def handwriting() -> list[tuple[np.ndarray, int]]:
+    """scikit-learn's digits: ink (8, 8) in [0, 1], and label, in its order.
 
     Raises:
-        UserError: scikit-learn is not installed, or the folder cannot be written to.
+        UserError: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError("the dataset Digits comes with scikit-learn; run `pip install scikit-learn`") from error
-    from PIL import Image
-
+        raise UserError("the handwritten digits come with scikit-learn; run `pip install scikit-learn`") from error
     digits = load_digits()
-    print(f"Writing {len(digits.images):,} handwritten digits to {folder}")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        temporary = tempfile.mkdtemp(dir=folder, prefix=".images.")
-        try:
-            for name in CLASS_NAMES:
-                os.mkdir(os.path.join(temporary, name))
-            for number, (image, label) in enumerate(zip(digits.images, digits.target)):
-                path = os.path.join(temporary, CLASS_NAMES[label], f"{number:04}.png")
-                Image.fromarray((image * (255 / 16)).round().astype("uint8")).save(path)
-            os.chmod(temporary, 0o755)  # mkdtemp makes private folders
-            os.rename(temporary, os.path.join(folder, "images"))
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process has written it first
-            raise UserError(
-                f"cannot write the digits to {folder} ({error.strerror}); choose another folder with --root (or DATA)"
-            ) from error
+    return [(image / 16, int(label)) for image, label in zip(digits.images, digits.target)]

@@ -42,6 +42,7 @@ class Source(NamedTuple):
         counts: images in train_x, val and test, with CoOp's split
         fetches: in the order in which they are needed
         manual_steps: what has no public address and how to get it; "" if everything can be downloaded
+        masks: what says where the foreground is, for those who ask for it; empty if `fetches` has it, or nothing does
     """
 
     dataset: str
@@ -53,6 +54,7 @@ class Source(NamedTuple):
     counts: tuple[int, int, int]
     fetches: tuple[Fetch, ...]
     manual_steps: str = ""
+    masks: tuple[Fetch, ...] = ()
 
 
 def google_drive(key: str, path: str) -> Fetch:

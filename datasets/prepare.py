@@ -15,6 +15,7 @@ from promptbias.utils.download import download
 from promptbias.utils.errors import UserError, cli, nearest
 
 from .archives import unpack
+from .embedded_sources import EMBEDDED
 from .fetches import PREPARE, Fetch, Source
 from .sources import SOURCES
 
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", default=os.environ.get("DATA", "data"), help="data folder (default: $DATA, or data)")
     parser.add_argument("--check", action="store_true", help="only check what exists; writes nothing")
     parser.add_argument("--list", action="store_true", help="show every dataset with its state, size and licence")
+    parser.add_argument("--masks", action="store_true", help="with the masks or boxes of the foreground, if it has any")
     parser.add_argument(
         "--any-size", action="store_true", help="unpack archives even to many times their size; only if you trust them"
     )
@@ -37,9 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     elif args.name not in SOURCES:
         raise UserError(f'there is no dataset "{args.name}"; {nearest(args.name, SOURCES)}')
     elif args.check:
-        check(args.name, root)
+        check(args.name, root, masks=args.masks)
     else:
-        prepare(args.name, root, args.any_size)
+        prepare(args.name, root, args.any_size, args.masks)
 
 
 def table(root: str) -> str:
@@ -55,23 +57,30 @@ def table(root: str) -> str:
     return tabulate(rows, headers, maxcolwidths=[None, None, None, 24, 60])
 
 
-def prepare(name: str, root: str, any_size: bool = False) -> None:
+def fetches_of(name: str, masks: bool) -> tuple[Fetch, ...]:
+    """What a dataset needs, with its masks if these are wanted."""
+    source = SOURCES[name]
+    return source.fetches + (source.masks if masks else ())
+
+
+def prepare(name: str, root: str, any_size: bool = False, masks: bool = False) -> None:
     """Download and unpack what is missing, as far as possible, then `check`.
 
     Args:
         any_size: see `unpack`
+        masks: whether to fetch the masks of the foreground too
 
     Raises:
         UserError: a download failed, or the result is not as expected.
     """
     failures = []
-    for fetch in SOURCES[name].fetches:
+    for fetch in fetches_of(name, masks):
         try:
             obtain(fetch, root, any_size)
         except UserError as failure:  # the others are downloaded nevertheless
             print(f"failed   {failure}")
             failures.append(str(failure))
-    check(name, root, failures)
+    check(name, root, failures, masks)
 
 
 def obtain(fetch: Fetch, root: str, any_size: bool = False) -> None:
@@ -132,18 +141,19 @@ def nested_archive(path: str, member: str, any_size: bool) -> Iterator[str]:
         os.remove(inner)
 
 
-def check(name: str, root: str, failures: Sequence[str] = ()) -> None:
+def check(name: str, root: str, failures: Sequence[str] = (), masks: bool = False) -> None:
     """Print what exists, then read the dataset as training does and compare its counts with CoOp's. Writes nothing.
 
     Args:
         failures: why something is missing, if known
+        masks: whether the masks of the foreground are to exist too
 
     Raises:
         UserError: something is missing, or a count differs.
     """
     source = SOURCES[name]
     missing = []
-    for result in (result for fetch in source.fetches for result in fetch.results()):
+    for result in (result for fetch in fetches_of(name, masks) for result in fetch.results()):
         path = os.path.join(root, result)
         print(f"{'exists' if is_complete(path) else 'drawn' if os.path.exists(path) else 'missing':8} {path}")
         if is_complete(path):
@@ -183,11 +193,16 @@ def count(source: Source, root: str) -> tuple[int, int, int]:
     return len(dataset.train_x), len(dataset.val or ()), len(dataset.test)
 
 
-def make_digits(images: str) -> None:
-    """Write the images of Digits."""
-    from .digits import write_digits
+def write_embedded(images: str) -> None:
+    """Write the files of an embedded dataset, whose folder holds `images`."""
+    from dassl.data.datasets import DATASET_REGISTRY
 
-    write_digits(os.path.dirname(images))
+    from . import register_all
+
+    register_all()
+    folder = os.path.dirname(images)
+    source = next(source for source in EMBEDDED.values() if source.folder == os.path.basename(folder))
+    DATASET_REGISTRY.get(source.dataset).write(folder)
 
 
 def unpack_imagenet(images: str) -> None:
@@ -212,7 +227,7 @@ def unpack_imagenet(images: str) -> None:
 
 # What has no address: made from an installed package, or from archives that the user provides.
 MADE_HERE: dict[str, Callable[[str], None]] = {
-    "digits/images": make_digits,
+    **{f"{source.folder}/images": write_embedded for source in EMBEDDED.values()},
     "imagenet/images/train": unpack_imagenet,
     "imagenet/images/val": unpack_imagenet,
 }

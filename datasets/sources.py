@@ -4,23 +4,20 @@ The addresses are those of CoOp's DATASETS.md or, where one no longer answers, t
 use now. Checksums are torchvision's if it has them.
 """
 
+from .embedded_sources import EMBEDDED
 from .fetches import Fetch, Source, google_drive
 from .imagenet_sources import IMAGENET, IMAGENET_VARIANTS
 
 _ROBOTS = "https://www.robots.ox.ac.uk/~vgg/data"
 _SUN = "vision.princeton.edu/projects/2010/SUN"
+_AIRCRAFT = Fetch(
+    f"{_ROBOTS}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+    "fgvc_aircraft/fgvc-aircraft-2013b.tar.gz",
+    "d4acdd33327262359767eeaa97a4f732",
+)
 
 SOURCES: dict[str, Source] = {
-    "digits": Source(
-        dataset="Digits",
-        folder="digits",
-        layout="digits/images/<class>/*.png",
-        page="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-        licence="CC BY 4.0",
-        size="none",
-        counts=(898, 359, 540),
-        fetches=(Fetch("", "digits/images"),),
-    ),
+    **EMBEDDED,
     "imagenet": IMAGENET,
     "caltech101": Source(
         dataset="Caltech101",
@@ -89,7 +86,11 @@ SOURCES: dict[str, Source] = {
             google_drive("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT", "stanford_cars/split_zhou_StanfordCars.json"),
         ),
         manual_steps="Stanford no longer serves the images; put cars_train.tgz and cars_test.tgz (or folders of the "
-        "same names) from a copy into stanford_cars/",
+        "same names) from a copy into stanford_cars/; its boxes are in cars_test_annos_withlabels.mat and devkit/",
+        masks=(
+            Fetch("", "stanford_cars/devkit/cars_train_annos.mat"),
+            Fetch("", "stanford_cars/cars_test_annos_withlabels.mat"),
+        ),
     ),
     "oxford_flowers": Source(
         dataset="OxfordFlowers",
@@ -113,6 +114,14 @@ SOURCES: dict[str, Source] = {
             ),
             google_drive("1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0", "oxford_flowers/cat_to_name.json"),
             google_drive("1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT", "oxford_flowers/split_zhou_OxfordFlowers.json"),
+        ),
+        masks=(
+            Fetch(
+                f"{_ROBOTS}/flowers/102/102segmentations.tgz",
+                "oxford_flowers/102segmentations.tgz",
+                "51375996b6c4f367a4b9f4492d7ecef5",
+                (("segmim", "oxford_flowers/segmim"),),
+            ),
         ),
     ),
     "food101": Source(
@@ -142,11 +151,8 @@ SOURCES: dict[str, Source] = {
         size="2.8 GB",
         counts=(3_334, 3_333, 3_333),
         fetches=(
-            Fetch(
-                f"{_ROBOTS}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-                "fgvc_aircraft/fgvc-aircraft-2013b.tar.gz",
-                "d4acdd33327262359767eeaa97a4f732",
-                tuple(
+            _AIRCRAFT._replace(
+                unpack=tuple(
                     (f"fgvc-aircraft-2013b/data/{name}", f"fgvc_aircraft/{name}")
                     for name in (
                         "variants.txt",
@@ -155,8 +161,11 @@ SOURCES: dict[str, Source] = {
                         "images_variant_test.txt",
                         "images",
                     )
-                ),
+                )
             ),
+        ),
+        masks=(
+            _AIRCRAFT._replace(unpack=(("fgvc-aircraft-2013b/data/images_box.txt", "fgvc_aircraft/images_box.txt"),)),
         ),
     ),
     "sun397": Source(

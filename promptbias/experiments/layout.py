@@ -12,7 +12,11 @@ from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.paths import CHECKOUT, CONFIGS, IN_CHECKOUT
 
 ZERO_SHOT = "ZeroshotCLIP"  # the baseline of every method; it trains nothing
-BACKBONE, BACKBONES = "vit_b16", {"digits": "tiny"}  # of a dataset, unless a configuration names another
+BACKBONE = "vit_b16"  # of a dataset, unless a configuration names another
+# Datasets that come with this project, in the order of docs/datasets.md; their backbone is the tiny CLIP.
+SHIFTED = ("inverted_digits", "textured_digits", "noisy_digits", "rotated_digits")  # test sets for models of Digits
+EMBEDDED = ("digits", "letters", "lower_letters", "cluttered_digits", *SHIFTED)
+EMBEDDED_BACKBONE = "tiny"
 
 
 def dataset_file(dataset: str) -> str:
@@ -68,7 +72,9 @@ def check_dataset(name: str) -> None:
 def backbone_of(dataset: str, cfg: str = "") -> str:
     """The backbone that a configuration's name begins with, by default the one that fits the dataset."""
     named = [backbone for backbone in configurations(ZERO_SHOT) if cfg.startswith(backbone)]
-    return max(named, key=len) if named else BACKBONES.get(dataset, BACKBONE)
+    if named:
+        return max(named, key=len)
+    return EMBEDDED_BACKBONE if dataset in EMBEDDED else BACKBONE
 
 
 def find_cfg(method: str, dataset: str, name: str) -> str:

@@ -10,7 +10,7 @@ from promptbias.experiments.runs import Setting
 
 BLOCKS = 12  # of ViT-B/16 and of the tiny CLIP
 AVERAGE = "Average"
-EMBEDDED = "digits"  # not in the paper
+EMBEDDED = ("digits", "letters", "lower_letters", "cluttered_digits")  # not in the paper
 PUBLISHED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "published_tables.json")
 
 # Name of the configuration -> (name in the paper, number of classes), in the order of Tables 1 and 2.
@@ -27,6 +27,9 @@ DATASETS: dict[str, tuple[str, int]] = {
     "sun397": ("SUN397", 397),
     "ucf101": ("UCF101", 101),
     "digits": ("Digits", 10),
+    "letters": ("Letters", 26),
+    "lower_letters": ("LowerLetters", 26),
+    "cluttered_digits": ("ClutteredDigits", 10),
 }
 
 

@@ -7,6 +7,7 @@ protocols:
   base2new DATASET SHOTS   trained on the first half of the classes, tested on both halves
   xd SHOTS                 trained on ImageNet ($SOURCE), tested on ten other datasets ($TARGETS)
   dg SHOTS                 trained on ImageNet ($SOURCE), tested on its four variants ($TARGETS)
+                           with SOURCE=digits, on the embedded datasets and on the four shifts of its test images
 
 METHOD is a trainer with a folder in configs/trainers/. CFG is a file in that folder; the backbone in its name may be
 left out. KEY VALUE pairs override it. Finished runs are skipped, interrupted ones resumed.
@@ -54,6 +55,7 @@ TARGETS = {
     "xd": "caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft sun397 dtd eurosat ucf101",
     "dg": "imagenetv2 imagenet_sketch imagenet_a imagenet_r",
 }
+EMBEDDED_TARGETS = {"xd": "letters lower_letters cluttered_digits", "dg": " ".join(layout.SHIFTED)}  # of SOURCE=digits
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,8 @@ def perform(method: str, protocol: str, argv: Sequence[str]) -> None:
     given, rest = dict(zip(names, argv)), argv[len(names) :]
     shots = check_shots(given["SHOTS"]) if "SHOTS" in given else ""
     dataset = given.get("DATASET", os.environ.get("SOURCE") or SOURCE)
-    targets = (os.environ.get("TARGETS") or TARGETS.get(protocol, "")).split() if protocol in TARGETS else []
+    usual = EMBEDDED_TARGETS if dataset == "digits" else TARGETS
+    targets = (os.environ.get("TARGETS") or usual[protocol]).split() if protocol in TARGETS else []
     numbers = (os.environ.get("SHOTS") or SHOTS).split() if protocol == "few_shots" else []
     for target in targets:
         layout.check_dataset(target)

@@ -20,6 +20,12 @@ TEMPLATES = {
     "Food101": "a photo of {}, a type of food.",
     "UCF101": "a photo of a person doing {}.",
     "Digits": "a photo of the digit {}.",
+    "Letters": "a photo of the letter {}.",
+    "LowerLetters": "a photo of the letter {}.",
+    **dict.fromkeys(
+        ("ClutteredDigits", "InvertedDigits", "TexturedDigits", "NoisyDigits", "RotatedDigits"),
+        "a photo of the digit {}.",
+    ),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from loading import load
 from PIL import Image
 
-from promptbias.datasets.digits import write_digits
+from promptbias.datasets.digits import Digits
 from promptbias.datasets.sources import SOURCES
 from promptbias.utils.errors import UserError
 
@@ -51,13 +51,13 @@ def test_a_digits_folder_without_images_gets_them(tmp_path):
 
 def test_digits_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write the digits"):
+    with pytest.raises(UserError, match="cannot write the images"):
         load(tmp_path / "file", "Digits")
 
 
 def test_three_processes_write_the_same_digits_at_once(tmp_path):
     processes = multiprocessing.get_context("fork")
-    running = [processes.Process(target=write_digits, args=(str(tmp_path / "digits"),)) for _ in range(3)]
+    running = [processes.Process(target=Digits.write, args=(str(tmp_path / "digits"),)) for _ in range(3)]
     for process in running:
         process.start()
     for process in running:
