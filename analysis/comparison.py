@@ -1,5 +1,6 @@
 """The models that an analysis compares: finished runs, loaded from their folders in float32, and plain CLIP."""
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -44,6 +45,7 @@ class Comparison:
         models: label -> model; first `plain`, then `tuned`, then those of `compare`.
         classnames: K names.
         device: of the models.
+        indices: of the images in the test set.
 
     Raises:
         UserError: there is no finished run, it is named twice or of another dataset or backbone, there are fewer images
@@ -71,7 +73,7 @@ class Comparison:
         self.device = trainer.device
         self.classnames: list[str] = self._data.classnames
         self.plain = self.plain_clip(template)
-        self._test = evenly_spaced(self._data.test, samples)
+        self.indices = evenly_spaced(range(len(self._data.test)), samples)
         tuned = {os.path.abspath(model_dir): self.tuned}
         for folder in compare:
             if os.path.abspath(folder) in tuned:
@@ -125,7 +127,14 @@ class Comparison:
 
     def __len__(self) -> int:
         """How many test images `batches` yields."""
-        return len(self._test)
+        return len(self.indices)
+
+    def stratified(self, count: int) -> "Comparison":
+        """The same models on at most `count` of these images: evenly spaced after sorting them by class."""
+        by_class = sorted(self.indices, key=lambda index: self._data.test[index].label)
+        few = copy.copy(self)
+        few.indices = sorted(evenly_spaced(by_class, min(count, len(self))))
+        return few
 
     def batches(self, title: str = "", split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, S, S), preprocessed as in testing, and labels (B,), with a progress bar.
@@ -134,7 +143,7 @@ class Comparison:
             title: of the progress bar.
             split: "test", or "train" for the few-shot images that the tuned run was trained on, without augmentation.
         """
-        source = self._test if split == "test" else self._data.train_x
+        source = [self._data.test[i] for i in self.indices] if split == "test" else self._data.train_x
         with tqdm(total=len(source), desc=title, unit="image", leave=False, disable=None) as bar:
             for image, label in eval_batches(self.cfg, source, self._transform, self.batch_size):
                 yield image.to(self.device), label.to(self.device)
@@ -152,19 +161,20 @@ class Comparison:
             UserError: the dataset has no masks, or one is missing.
         """
         read = mask_reader(self.cfg.DATASET.NAME, self._data.dataset_dir)
-        for item in self._test:
+        for item in (self._data.test[i] for i in self.indices):
             grey = Image.fromarray((255 * read(item.impath)).astype(np.uint8)).convert("RGB")
             yield torch.from_numpy(self.picture(self._transform(grey)[None])[..., 0]).float()
 
     def image(self, index: int) -> tuple[Tensor, int]:
-        """Test image `index` (1, 3, S, S), as `batches` yields it, and its label.
+        """Image `index` of the test set (1, 3, S, S), as `batches` yields it, and its label. It need not be a sample.
 
         Raises:
             UserError: there is no such image.
         """
-        if not 0 <= index < len(self):
-            raise UserError(f"there is no test image {index}: they are numbered from 0 to {len(self) - 1}")
-        image, label = one_image(self.cfg, self._test[index], self._transform)
+        test = self._data.test
+        if not 0 <= index < len(test):
+            raise UserError(f"there is no test image {index}: they are numbered from 0 to {len(test) - 1}")
+        image, label = one_image(self.cfg, test[index], self._transform)
         return image.to(self.device), label
 
     def picture(self, image: Tensor) -> np.ndarray:
@@ -208,6 +218,7 @@ class ComparisonOverSeeds(Comparison):
         yield self
         for seed in self.seeds[1:]:
             other = Comparison(*self.runs_of(seed), *self.options)
+            other.indices = self.indices
             difference = first_difference(self.classnames, other.classnames)
             if difference or list(other.models) != list(self.models):
                 raise UserError(

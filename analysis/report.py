@@ -1,10 +1,15 @@
-"""All figures of a run, and its worst mistakes, on one page that needs nothing else: no network, no other file."""
+"""All figures of a run, its worst mistakes, and maps to explore, on one page that needs nothing else: no network."""
 
 import argparse
-import base64
+import copy
+import dataclasses
 import os
-from dataclasses import dataclass, field
+import time
 
+import torch
+
+from promptbias import __version__
+from promptbias.experiments.results import short_names
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
@@ -12,48 +17,127 @@ from . import figures, pages
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options
 from .comparison import Comparison
+from .exploration import SHOWN, Exploration, explore
 from .mistakes import Mistakes, find_mistakes
+from .sections import Section, Table, keep, kept, made_from, number_tables, svg
 from .seeds import result_of
 
-
-@dataclass
-class Section:
-    """One figure on the page.
-
-    Attributes:
-        name, help: of its command.
-        how_to_read, headlines: as in `figures.Result`.
-        images: stem -> PNG in base64.
-        note: something to say below it, or "".
-        left_out: why it could not be made, or "".
-    """
-
-    name: str
-    help: str
-    how_to_read: str = ""
-    headlines: list[tuple[str, float]] = field(default_factory=list)
-    images: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-    left_out: str = ""
+# Test images of each figure without --samples, and what an image costs in forward passes of all models, roughly (a
+# backward pass counts as two): for the estimate alone. Figures that are not listed count as DEFAULT.
+DEFAULT = (1000, 4.0)
+SAMPLES_AND_PASSES: dict[str, tuple[int, float]] = {
+    "contribution": (1000, 8.0),
+    "heatmap": (500, 4.0),
+    "decompose": (500, 6.0),
+    "ablations": (1000, 15.0),
+    "controls": (500, 30.0),
+    "faithfulness": (200, 60.0),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all figures understand, and the options of each."""
     add_comparison_arguments(parser)
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="only these figures"
+    )
+    parser.add_argument(
+        "--skip", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="not these figures"
+    )
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="further runs, of any datasets, with a page of each in a folder of its own in --output",
+    )
+    parser.add_argument(
+        "--explore", type=int, default=SHOWN, metavar="N", help=f"test images to explore (default: {SHOWN}; 0: none)"
+    )
     for name in FIGURES:
         add_figure_options(name, parser.add_argument_group(f"for {name}"))
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run every command of `FIGURES` on one comparison and write its files, and `index.html`, into `args.output`."""
+    """Write each figure's files, and the page `index.html`, into `args.output`; of several runs one after another."""
+    if args.explore < 0:
+        raise UserError(f"--explore is {args.explore}, but must be at least 0")
     figures.check_writable(args.output)
+    runs = [args.model_dir, *args.also]
+    for run, name in zip(runs, short_names(runs) if args.also else [""]):
+        of_run = copy.copy(args)
+        of_run.model_dir, of_run.output = run, os.path.join(args.output, name.replace(os.sep, "-"))
+        report(of_run)
+
+
+def report(args: argparse.Namespace) -> None:
+    """The report of one run."""
     comparison = load_comparison(args)
     mistakes = find_mistakes(comparison.model_dir, comparison.cfg.DATASET.ROOT)
-    sections = [make_section(name, comparison, args) for name in FIGURES]
+    names = [name for name in FIGURES if name in (args.only or FIGURES) and name not in args.skip]
+    counts = {name: sample_count(name, comparison, args) for name in names}
+    checksums = {name: made_from(name, args, counts[name]) for name in names}
+    found = {name: kept(name, args.output, checksums[name]) for name in names}
+    print_estimate(comparison, {name: counts[name] for name in names if found[name] is None})
+    sections = []
+    for name in names:
+        section = found[name]
+        if section is None:
+            section = make_section(name, comparison.stratified(counts[name]), args)
+            if counts[name] < len(comparison):
+                section.samples = f"From {counts[name]} of {len(comparison)} test images, evenly over the classes."
+            keep(section, args.output, checksums[name])
+        else:
+            print(f"{name}: as it was made before, from the same runs and options")
+        sections.append(section)
+    exploration = explore(comparison, args.explore) if args.explore else None
     path = os.path.join(args.output, "index.html")
     with atomic_write(path) as file:
-        file.write(render(facts(comparison, args), sections, mistakes))
-    print(f"written: {path}")
+        file.write(render(facts(comparison, args), sections, mistakes, exploration))
+    print(f"written: {path} ({os.path.getsize(path) / 1e6:.1f} MB)")
+
+
+def sample_count(name: str, comparison: Comparison, args: argparse.Namespace) -> int:
+    """How many test images a figure is made from."""
+    if args.samples is not None:
+        return len(comparison)
+    return min(len(comparison), SAMPLES_AND_PASSES.get(name, DEFAULT)[0])
+
+
+def print_estimate(comparison: Comparison, counts: dict[str, int]) -> None:
+    """Say how long figures will take, roughly: the time of a forward pass on this machine times passes and images."""
+    if not counts:
+        return
+    each = seconds_per_image(comparison)
+    seconds = {name: each * count * SAMPLES_AND_PASSES.get(name, DEFAULT)[1] for name, count in counts.items()}
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
+    print(
+        f"about {duration(sum(seconds.values()))} to go: {parts} (--samples, --only and --skip make it less)",
+        flush=True,
+    )
+
+
+@torch.no_grad()
+def seconds_per_image(comparison: Comparison) -> float:
+    """The time of a forward pass of all models for one image, from a batch of eight; the first one warms up."""
+    batch = torch.cat([comparison.image(comparison.indices[0])[0]] * 8)
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        for model in comparison.models.values():
+            model.image_features(batch).sum().item()
+        times.append(time.perf_counter() - started)
+    return min(times) / len(batch)
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(7.4), duration(150), duration(9000)
+    ('7 s', '2.5 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def make_section(name: str, comparison: Comparison, args: argparse.Namespace) -> Section:
@@ -61,19 +145,19 @@ def make_section(name: str, comparison: Comparison, args: argparse.Namespace) ->
     without any, is left out with a note.
     """
     command = FIGURES[name]
-    print(f"{name}: {command.help}")
+    print(f"{name}: {command.help}", flush=True)
+    started = time.perf_counter()
     try:
         result = result_of(name, comparison, args)
     except UserError as error:
         print(f"  left out: {error}")
         return Section(name, command.help, left_out=str(error))
-    figures.save(result, args.output, name)
-    images = {}
-    for stem in result.figures:
-        with open(figures.file_path(args.output, stem, "png"), "rb") as file:
-            images[stem] = base64.b64encode(file.read()).decode()
+    files = [os.path.basename(path) for path in figures.save(result, args.output, name)]
+    images = {stem: svg(figure) for stem, figure in result.figures.items()}
     note = NOT_SHOWN if args.compare and not command.shows_compared_runs else ""
-    return Section(name, command.help, result.how_to_read, result.headlines, images, note)
+    print(f"  {duration(time.perf_counter() - started)}", flush=True)
+    tables = number_tables(result.headlines, list(comparison.models))
+    return Section(name, command.help, result.how_to_read, tables, images, note=note, files=files)
 
 
 def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
@@ -88,10 +172,37 @@ def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "template of zero-shot CLIP": comparison.plain.template,
         "template of the tuned run": comparison.tuned.template,
+        "made": f"{time.strftime('%Y-%m-%d')}, promptbias {__version__}",
     }
 
 
-def render(about: dict[str, str], sections: list[Section], mistakes: Mistakes) -> str:
+def render(
+    about: dict[str, str], sections: list[Section], mistakes: Mistakes, exploration: Exploration | None = None
+) -> str:
     """The page, as HTML."""
     shown = {key: value for key, value in about.items() if key != "title"}
-    return pages.render("report.html.j2", title=about["title"], facts=shown, sections=sections, mistakes=mistakes)
+    if not mistakes.left_out and mistakes.total:
+        right = mistakes.total - mistakes.wrong
+        shown["accuracy of the tuned run"] = f"{100 * right / mistakes.total:.1f} % of {mistakes.total} test images"
+    return pages.render(
+        "report.html.j2",
+        title=about["title"],
+        facts=shown,
+        sections=sections,
+        mistakes=mistakes,
+        exploration=dataclasses.asdict(exploration) if exploration else None,
+        exploration_table=images_table(exploration) if exploration else [],
+    )
+
+
+def images_table(exploration: Exploration) -> Table:
+    """What both models say of the images that can be explored."""
+    rows = [["image", "class", "change", "plain CLIP", "probability", "tuned", "probability"]]
+    for image in exploration.images:
+        says = [
+            text
+            for model in ("plain", "tuned")
+            for text in (image[model]["class"], f"{image[model]['probability']:.3f}")
+        ]
+        rows.append([str(image["index"]), image["true"], image["change"], *says])
+    return rows

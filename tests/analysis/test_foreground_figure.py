@@ -34,7 +34,7 @@ def test_shares_are_those_of_the_attention(masked):
     found = foreground.compute(masked)
     model, i = masked.tuned, 5
     image, label = masked.image(i)
-    cells = mask_of(masked._test[i].impath).reshape(4, 8, 4, 8).mean((1, 3)).flatten()
+    cells = mask_of(masked._data.test[i].impath).reshape(4, 8, 4, 8).mean((1, 3)).flatten()
     assert found.area[i] == pytest.approx(cells.mean(), abs=1e-2)
     with torch.no_grad(), capture(model.vision, f"blocks.*.{PATTERN}") as cache:
         model.image_features(image)

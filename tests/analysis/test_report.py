@@ -6,10 +6,13 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from promptbias.analysis import commands, mistakes, report
 from promptbias.analysis.__main__ import main
+from promptbias.analysis.comparison import Comparison
+from promptbias.analysis.sections import Section, number_tables
 from promptbias.engine.predictions import Prediction, read_predictions, write_predictions
 from promptbias.utils.errors import UserError
 
@@ -30,7 +33,7 @@ def only(monkeypatch):
 
 
 def make(folder, *argv):
-    main(["report", "--output", str(folder), "--samples", "3", *map(str, argv)])
+    main(["report", "--output", str(folder), "--samples", "3", "--explore", "2", *map(str, argv)])
     return (folder / "index.html").read_text()
 
 
@@ -41,8 +44,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name, co
     for section in commands.FIGURES:
         assert f'<h2 id="{section}">' in page and f'<a href="#{section}">' in page
     assert '<h2 id="mistakes">' in page and '<a href="#mistakes">' in page
-    assert all(re.match("data:image/(png|jpeg);base64,", source) for source in re.findall(r'src="([^"]*)"', page))
-    assert not re.search(r'(href|src)="(?!#|data:)', page) and "://" not in page
+    assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,", source) for source in re.findall(r'src="([^"]*)"', page))
+    assert "://" not in page
+    links = re.findall(r'href="([^#"]+)"', page)
+    assert links and all((tmp_path / link).exists() for link in links)
     assert page.count("How to read it") + page.count("Left out") == len(commands.FIGURES)
     about_prompts = {"decompose", "ablations", "controls", "constancy", "mean-to-bias"}
     left_out = set(re.findall('<h2 id="([^"]*)">(?:(?!<h2).)*Left out', page, re.DOTALL)) - {"mistakes"}
@@ -57,7 +62,7 @@ def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
     maps = np.load(tmp_path / "heatmap.npz")
     assert maps["90 degrees, [cls] attention, CLIP"].shape == (1, 32, 32)
     assert not any(name.startswith("0 degrees") for name in maps)
-    assert page.count("<h2") == 3 and "mean correlation, [cls] attention" in page
+    assert page.count("<h2") == 4 and "mean correlation, [cls] attention" in page
     by_report = np.load(tmp_path / "contribution.npz")["zero-shot CLIP: vision"]
     argv = ["--model-dir", runs["deep"], "--samples", "3", "--output", str(tmp_path / "own")]
     main(["contribution", "--first-block", "3", *argv])
@@ -98,8 +103,11 @@ def test_the_gallery_stands_on_the_page(runs, tmp_path, only):
     only("eos-attention")
     page = make(tmp_path, "--model-dir", runs["deep"])
     wrong = sorted((row for row in read_predictions(runs["deep"]) if row.true != row.predicted), key=lambda r: -r[3])
-    assert f"{len(wrong)} of 12 test images are classified wrongly" in page and page.count("<figure>") == len(wrong) > 0
-    shown = re.findall(r"<figcaption>(.*?), taken for <strong>(.*?)</strong> \((.*?) %\)", page)
+    assert (
+        f"{len(wrong)} of 12 test images are classified wrongly" in page
+        and page.count('<figure class="mistake">') == len(wrong) > 0
+    )
+    shown = re.findall(r"<figcaption>([^<]*?), taken for <strong>(.*?)</strong> \((.*?) %\)", page)
     assert [(true, predicted) for true, predicted, _ in shown] == [row[1:3] for row in wrong]
     assert float(shown[0][2]) == pytest.approx(100 * wrong[0].probability, abs=0.051)
 
@@ -107,7 +115,7 @@ def test_the_gallery_stands_on_the_page(runs, tmp_path, only):
 def test_a_run_without_predictions_has_a_page_without_a_gallery():
     left_out = mistakes.Mistakes(left_out="no <predictions>")
     page = report.render({"title": "t"}, [], left_out)
-    assert "Left out: no &lt;predictions&gt;." in page and "<figure>" not in page
+    assert "Left out: no &lt;predictions&gt;." in page and "<figure" not in page
     assert "0 of 7 test images are classified wrongly." in report.render({"title": "t"}, [], mistakes.Mistakes(total=7))
 
 
@@ -116,3 +124,34 @@ def test_what_the_page_is_about_stands_at_its_top(runs, tmp_path, only):
     page = make(tmp_path, "--model-dir", runs["bias"], "--template", "an image of {} & more.")
     assert "<title>What tuning did to CLIP: bias on ImageFolder</title>" in page
     assert "<td>an image of {} &amp; more.</td>" in page and "3 test images, 3 classes, 2 shots" in page
+
+
+def test_a_second_report_makes_only_what_is_missing_or_has_changed(runs, tmp_path, monkeypatch, capsys):
+    argv = ("--model-dir", runs["bias"], "--only", "eos-attention")
+    first = make(tmp_path, *argv)
+    assert re.search(r"about .* to go: eos-attention \d", capsys.readouterr().out)
+    made = []
+    monkeypatch.setattr(report, "make_section", lambda name, *_: made.append(name) or Section(name, "again"))
+    assert make(tmp_path, *argv) == first and not made
+    assert "as it was made before" in capsys.readouterr().out
+    make(tmp_path, *argv, "--template", "an image of {}.")
+    kept = tmp_path / ".sections" / "eos-attention.json"
+    kept.write_text(kept.read_text().replace("again", "other"))
+    make(tmp_path, *argv, "--template", "an image of {}.")
+    assert made == ["eos-attention"] * 2
+
+
+def test_tables_have_a_row_for_each_model_and_a_column_for_each_quantity():
+    headlines = [("CLIP, area", 1.5), ("CLIP, deep, area", 2.0), ("CLIP: gap", 3), ("ratio", 0.25)]
+    assert number_tables(headlines, ["CLIP", "CLIP, deep"]) == [
+        [["model", "area", "gap"], ["CLIP", "1.5", "3"], ["CLIP, deep", "2", ""]],
+        [["what", "value"], ["ratio", "0.25"]],
+    ]
+
+
+def test_an_image_has_the_number_that_it_has_in_the_test_set_also_among_samples(runs):
+    everything, few = Comparison(runs["bias"]), Comparison(runs["bias"], samples=3)
+    image, label = everything.image(11)
+    assert torch.equal(few.image(11)[0], image) and few.image(11)[1] == label
+    labels = [everything.image(index)[1] for index in everything.stratified(3).indices]
+    assert sorted(labels) == [0, 1, 2]

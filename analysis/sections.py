@@ -1,0 +1,118 @@
+"""Sections of the report: what stands on the page of each figure, kept in files so that a killed report goes on."""
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from promptbias import __version__
+from promptbias.utils.errors import UserError
+from promptbias.utils.files import atomic_write
+from promptbias.utils.seals import JSON_KEY, read_json, seal_json
+
+from . import figures
+
+KEPT = ".sections"  # folder of the finished sections, in that of the report
+Table = list[list[str]]  # the first row is the heading
+
+
+class Section(msgspec.Struct):
+    """One figure on the page.
+
+    Attributes:
+        name, help: of its command.
+        how_to_read: as in `figures.Result`.
+        tables: of its numbers.
+        images: stem -> SVG in base64.
+        samples: how many images it is made from, if not all.
+        note: something to say below it, or "".
+        files: names of its files in the folder of the report.
+        left_out: why it could not be made, or "".
+    """
+
+    name: str
+    help: str
+    how_to_read: str = ""
+    tables: list[Table] = []
+    images: dict[str, str] = {}
+    samples: str = ""
+    note: str = ""
+    files: list[str] = []
+    left_out: str = ""
+
+
+class Stored(msgspec.Struct):
+    """A finished section in a file."""
+
+    made_from: str
+    section: Section
+
+
+def number_tables(headlines: Iterable[tuple[str, float]], labels: Sequence[str]) -> list[Table]:
+    """Numbers as tables: one with a row for each model and a column for each quantity, and one of all other numbers.
+
+    Args:
+        headlines: (what, value); those of a model begin with its label and a comma or a colon.
+        labels: of the models.
+    """
+    of_model: dict[str, dict[str, str]] = {label: {} for label in labels}
+    others: Table = []
+    for what, value in headlines:
+        text = figures.format_number(value)
+        owners = [label for label in labels if what.startswith((f"{label}, ", f"{label}: "))]
+        if owners:
+            label = max(owners, key=len)
+            of_model[label][what[len(label) + 2 :]] = text
+        else:
+            others.append([what, text])
+    quantities = list(dict.fromkeys(name for values in of_model.values() for name in values))
+    rows = [[label, *(values.get(name, "") for name in quantities)] for label, values in of_model.items() if values]
+    tables = [[["model", *quantities], *rows]] if rows else []
+    return tables + ([[["what", "value"], *others]] if others else [])
+
+
+@figures.theme()
+def svg(figure: Any) -> str:
+    """A figure as SVG in base64; the same figure is the same text."""
+    buffer = io.BytesIO()
+    with figures.matplotlib.rc_context({"svg.hashsalt": "promptbias"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def made_from(name: str, args: argparse.Namespace, samples: int) -> str:
+    """A checksum of what a section depends on: the version, the options, and the files of the runs."""
+    ignored = {"output", "only", "skip", "also", "explore"}
+    options = {key: value for key, value in vars(args).items() if key not in ignored and not callable(value)}
+    files = []
+    for run in (args.model_dir, *args.compare):
+        for folder, _, names in sorted(os.walk(run)):
+            for path in sorted(os.path.join(folder, name) for name in names):
+                info = os.stat(path)
+                files.append([path, info.st_size, info.st_mtime_ns])
+    text = json.dumps([__version__, name, samples, options, files], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def keep(section: Section, folder: str, checksum: str) -> None:
+    """Write a finished section, for `kept`."""
+    content = msgspec.to_builtins(Stored(checksum, section))
+    with atomic_write(os.path.join(folder, KEPT, f"{section.name}.json")) as file:
+        json.dump(seal_json(content), file)
+
+
+def kept(name: str, folder: str, checksum: str) -> Section | None:
+    """The section of an earlier report from the same runs, options and version, or None, also if damaged."""
+    try:
+        content, stored = read_json(os.path.join(folder, KEPT, f"{name}.json"), Stored)
+    except (OSError, UserError):
+        return None
+    complete = all(os.path.exists(os.path.join(folder, file)) for file in stored.section.files)
+    same = JSON_KEY in content and stored.made_from == checksum
+    return stored.section if same and complete else None
