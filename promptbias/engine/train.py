@@ -151,11 +151,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: anything wrong with flags, config, data or checkpoints.
     """
     args = parse_args(argv)
-
     # Everything heavy comes after the flags are read, so that --help is there at once.
+    from promptbias.engine import distributed
+
+    with distributed.processes():
+        perform(args)
+
+
+def perform(args: argparse.Namespace) -> None:
+    """Train, resume or test the run, unless it is finished.
+
+    Raises:
+        UserError: as `main`; or another process trains or tests in the same folder.
+    """
     from dassl.utils import collect_env_info, set_random_seed
 
-    from promptbias.engine import run_folder
+    from promptbias.engine import distributed, run_folder
     from promptbias.engine.config import setup_cfg
     from promptbias.engine.discovery import register_all
 
@@ -169,7 +180,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    with logged(cfg, resuming):
+    distributed.agree_on_random_states()
+    if not distributed.is_writer():
+        cfg.defrost()
+        cfg.TEST.COMPUTE_CMAT = False  # Dassl's evaluator would write it
+        cfg.freeze()
+        run(args, cfg)
+        return
+    with run_folder.locked(cfg.OUTPUT_DIR), logged(cfg, resuming):
         print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
         print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
         run(args, cfg)
