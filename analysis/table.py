@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from promptbias.engine.config import check_pairs
+from promptbias.experiments.executors.local import Local
+from promptbias.experiments.executors.on_ray import OnRay
+from promptbias.experiments.executors.slurm import write_script
 from promptbias.experiments.layout import add_output_argument, default_folder
 from promptbias.experiments.paper import AVERAGE, DATASETS, EMBEDDED, METHODS, Absent, published
 from promptbias.experiments.results import Results, format_mean_std, mean_std
@@ -173,7 +176,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="runs at a time, which share the CPU's cores; faster on a CPU where the model is small (default: 1)",
+        help="runs at a time on a machine, which share the CPU's cores; faster on a CPU where the model is small "
+        "(default: 1)",
+    )
+    parser.add_argument(
+        "--on",
+        choices=["here", "ray", "slurm"],
+        default="here",
+        help="where: on this machine (default), on a Ray cluster, or by a Slurm array script, which is only written",
+    )
+    parser.add_argument(
+        "--ray-address",
+        default="",
+        metavar="HOST:PORT",
+        help="cluster of --on ray (default: $RAY_ADDRESS, else one on this machine for as long as this command runs)",
     )
     parser.add_argument(
         "--dry-run",
@@ -204,7 +220,7 @@ Groups = dict[tuple[str, str], list[Run]]  # (dataset, method) -> its runs, one 
 
 
 def perform_missing(
-    groups: Groups, jobs: int, dry_run: bool
+    groups: Groups, args: argparse.Namespace
 ) -> tuple[dict[Run, Results], dict[Run, str], dict[str, str]]:
     """Perform what is neither finished nor known to diverge, or in a dry run print it.
 
@@ -221,10 +237,15 @@ def perform_missing(
         f"{len(done)} of {len(every)} runs are finished; {len(todo) if diverged else 'the others'} take about "
         f"{estimate_seconds(todo, done) / 3600:.1f} hours on two CPU cores (a GPU takes a small part of it)"
     )
-    if dry_run:
+    if args.dry_run:
         print(*(run.command for run in todo), sep="\n")
         return done, diverged, {}
-    outcome = run_all(todo, done, jobs)
+    if args.on == "slurm":
+        path = os.path.join(args.output, "slurm", f"table{args.number}.sh")
+        write_script(todo, path, args.jobs)
+        print(f"written: {path}; submit it with `sbatch {path}`, and give this command again when its tasks are done")
+        return done, diverged, {}
+    outcome = run_all(todo, done, OnRay(args.jobs, args.ray_address) if args.on == "ray" else Local(args.jobs))
     return done, {**diverged, **outcome.diverged}, outcome.failed_datasets
 
 
@@ -259,7 +280,7 @@ def main(args: argparse.Namespace) -> int:
             seeds = args.seeds if setting.is_trained else [1]
             where = args.shots, args.data, args.output, args.extra
             groups[dataset, method] = [setting.run(dataset, seed, *where) for seed in seeds]
-    done, diverged, failed_datasets = perform_missing(groups, args.jobs, args.dry_run)
+    done, diverged, failed_datasets = perform_missing(groups, args)
 
     look_up = published(number)
     cells: Cells = {dataset: {} for dataset in datasets}

@@ -171,7 +171,7 @@ class SharedStep:
         if world() > 1:
             # Adapters have no forward pass of their own, so the whole model is wrapped; what is frozen has no gradient.
             # Some methods' parameters may go unused in a step; that torch looked for them in vain is no news.
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True")
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True|.broadcast_buffers. is deprecated")
             self.model = nn.parallel.DistributedDataParallel(
                 model, broadcast_buffers=False, find_unused_parameters=True
             )
