@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -157,9 +156,9 @@ def agree_on_random_states() -> None:
 class SharedStep:
     """The training step of a model that several processes share; of one process alone, the model's own.
 
-    The loss of a batch of B images is a mean over images, plus terms that are the same in every process. So the sum over
-    processes of (b / B) loss(share), with b images in a share, is the loss of the batch, whatever the remainder. A
-    process whose share is empty computes one image's loss with weight 0, since all have to take part.
+    The loss of a batch of B images is a mean over images, plus terms that are the same in every process. So the sum
+    over processes of (b / B) loss(share), with b images in a share, is the loss of the batch, whatever the remainder.
+    A process whose share is empty computes one image's loss with weight 0, since all have to take part.
 
     Args:
         model: a TunedCLIP on its device, whose parameters are the first process's from now on.

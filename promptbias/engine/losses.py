@@ -25,7 +25,7 @@ class EpochLosses:
         self.reported = 0
 
     def add(self, loss: Tensor) -> None:
-        """Keep a step's loss (of several processes, this one's part of it), without waiting for the device to compute it."""
+        """Keep a step's loss, or this process's part of it, without waiting for the device to compute it."""
         self.losses.append(loss.detach())
 
     def mean_since_last(self) -> float:

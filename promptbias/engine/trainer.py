@@ -44,6 +44,7 @@ class TuningTrainer(TrainerX):
     default_config = "{}"
     is_training = False
     optim: Any
+    step: distributed.SharedStep  # where something is trained
     checkpoint_sha256: str | None = None
     seconds_to_first_step = 0.0
     started: float | None = None  # when training began
@@ -63,7 +64,8 @@ class TuningTrainer(TrainerX):
     def build_data_loader(self) -> None:
         with distributed.writer_first():
             super().build_data_loader()
-        self.val_loader, self.test_loader = map(distributed.sharded, (self.val_loader, self.test_loader))
+        self.val_loader: Any = distributed.sharded(self.dm.val_loader)
+        self.test_loader: Any = distributed.sharded(self.dm.test_loader)
 
     def build_model(self) -> None:
         cfg = self.cfg
@@ -104,7 +106,8 @@ class TuningTrainer(TrainerX):
         if distributed.is_writer():
             run_folder.remove_results(self.output_dir)
         distributed.agree_on_random_states()
-        self.step = distributed.SharedStep(self.model) if self.optim else None
+        if self.optim is not None:
+            self.step = distributed.SharedStep(self.model)
         if 0 < self.max_epoch <= self.start_epoch:  # nothing is left to train, but the checkpoint may lie elsewhere
             self.save_model(self.max_epoch - 1, self.output_dir)
         total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)

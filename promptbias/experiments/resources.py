@@ -5,8 +5,9 @@ from promptbias.experiments.paper import DATASETS
 from promptbias.experiments.runs import Run
 
 # GiB of a BiasTuning step: at least, per image of a batch, per class up to AT_ONCE, per class beyond. ViT-B/16 as in
-# docs/performance.md ("Growth"), with bfloat16 on a CPU; the tiny CLIP as in docs/scaling.md.
-GIB = {"vit_b16": (1.5, 0.065, 0.0011, 0.0001), "tiny": (0.6, 0.004, 0.0001, 0.00001)}
+# docs/performance.md ("Growth"), with bfloat16 on a CPU; the tiny CLIP: 1.16 GiB for
+# a run on Digits with 16 shots.
+GIB = {"vit_b16": (1.5, 0.065, 0.0011, 0.0001), "tiny": (1.0, 0.004, 0.0001, 0.00001)}
 AT_ONCE = 1000  # texts beyond that are encoded again for backward
 MARGIN = 1.5  # for other methods and float32
 KEPT = 2.0  # GiB of decoded images at most

@@ -6,6 +6,7 @@ must see the same folders under the same names, and have promptbias installed.
 """
 
 import contextlib
+import importlib
 import math
 import os
 from collections.abc import Collection
@@ -62,10 +63,10 @@ class OnRay:
     def __enter__(self) -> "OnRay":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise UserError('--on ray needs Ray, which is not installed; `pip install "promptbias[ray]"`') from error
-        self.ray: Any = ray
+        self.ray = ray
         path = environment().get("PYTHONPATH", "")
         options = {"include_dashboard": False} if self.address == "local" else {}
         try:
