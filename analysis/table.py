@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from promptbias.engine.config import check_pairs
-from promptbias.experiments.executors.local import Local
-from promptbias.experiments.executors.on_ray import OnRay
+from promptbias.experiments.executors.flags import add_executor_flags, check_jobs, executor_of
 from promptbias.experiments.executors.slurm import write_script
 from promptbias.experiments.layout import add_output_argument, default_folder
 from promptbias.experiments.paper import AVERAGE, DATASETS, EMBEDDED, METHODS, Absent, published
@@ -171,26 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_argument(parser, "the table goes to its tables/")
     parser.add_argument("--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options for every run")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at a time on a machine, which share the CPU's cores; faster on a CPU where the model is small "
-        "(default: 1)",
-    )
-    parser.add_argument(
-        "--on",
-        choices=["here", "ray", "slurm"],
-        default="here",
-        help="where: on this machine (default), on a Ray cluster, or by a Slurm array script, which is only written",
-    )
-    parser.add_argument(
-        "--ray-address",
-        default="",
-        metavar="HOST:PORT",
-        help="cluster of --on ray (default: $RAY_ADDRESS, else one on this machine for as long as this command runs)",
-    )
+    add_executor_flags(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -245,7 +225,7 @@ def perform_missing(
         write_script(todo, path, args.jobs)
         print(f"written: {path}; submit it with `sbatch {path}`, and give this command again when its tasks are done")
         return done, diverged, {}
-    outcome = run_all(todo, done, OnRay(args.jobs, args.ray_address) if args.on == "ray" else Local(args.jobs))
+    outcome = run_all(todo, done, executor_of(args))
     return done, {**diverged, **outcome.diverged}, outcome.failed_datasets
 
 
@@ -265,8 +245,7 @@ def main(args: argparse.Namespace) -> int:
         UserError: a name that is not known, a key without value, a folder that holds another run.
     """
     check_pairs(args.extra)
-    if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}, but must be at least 1")
+    check_jobs(args.jobs)
     number = args.number
     eleven = [name for name in DATASETS if name not in EMBEDDED]
     named = [name for word in args.datasets or () for name in (EMBEDDED if word == "embedded" else (word,))]
