@@ -6,6 +6,7 @@ explanation.save("three.pdf")
 """
 
 import base64
+import functools
 import html
 import io
 import os
@@ -104,18 +105,23 @@ class Explanation:
         else:
             raise UserError(f"{os.fspath(path)}: an explanation is saved as .png, .pdf, .svg or .html")
 
-    def _repr_png_(self) -> bytes:
+    @functools.cached_property
+    def png(self) -> bytes:
+        """The picture for a screen, which notebooks and pages ask for more than once."""
         buffer = io.BytesIO()
         with figures.theme():
             self.figure().savefig(buffer, format="png", dpi=SCREEN_DPI)
         return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
     def _repr_html_(self) -> str:
         return f'<img alt="{html.escape(self.name)}" src="{self.data_uri()}"><p>{HOW_TO_READ}</p>'
 
     def data_uri(self) -> str:
         """The picture as an address that holds it."""
-        return "data:image/png;base64," + base64.b64encode(self._repr_png_()).decode()
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
 def page(title: str, facts: dict[str, str], explanations: Sequence[Explanation]) -> str:

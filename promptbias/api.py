@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from promptbias.engine.discovery import register_all
 from promptbias.engine.load import load_model
 from promptbias.engine.registry import tuning_trainers
 from promptbias.interp import relevancy as relevancy_maps
+from promptbias.model.backbones import path_of
 from promptbias.model.loading import load_clip
 from promptbias.model.method import MethodConfig
 from promptbias.model.tuned_clip import TunedCLIP
@@ -35,7 +37,7 @@ def method_config(name: str, options: dict[str, Any]) -> MethodConfig:
     known = methods()
     if name not in known:
         raise UserError(f'there is no method "{name}": {nearest(name, known)}')
-    fields = [field for field in known[name].__dataclass_fields__ if field.islower()]
+    fields = [field.name for field in known[name].option_fields()]
     for option in options:
         if option not in fields:
             hint = nearest(option, fields) if fields else "it has none"
@@ -132,17 +134,30 @@ def tune(
 
     config = method_config(method, options)
     images = os.fspath(images)
-    name = tuning_trainers()[method].default_config.format("tiny" if backbone == "tiny" else "vit_b16")
+    name = tuning_trainers()[method].default_config
     dataset = os.path.basename(os.path.abspath(images))
-    folder = os.fspath(output) or os.path.join("output", dataset, method, f"{name}_{shots}shots", f"seed{seed}")
+    cfg_name = f"{name.format(short_name(backbone))}_{shots}shots"
+    folder = os.fspath(output) or os.path.join("output", dataset, method, cfg_name, f"seed{seed}")
     pairs = {"DATASET.NUM_SHOTS": shots, **{config.key(option): value for option, value in options.items()}}
     if template:
         pairs["DATASET.TEMPLATE"] = template
-    config_file = os.path.join(CONFIGS, "trainers", method, f"{name}.yaml")
+    settings_of = name.format("tiny" if backbone == "tiny" else "vit_b16")
+    config_file = os.path.join(CONFIGS, "trainers", method, f"{settings_of}.yaml")
     argv = run_argv(images, seed, method, backbone, config_file, folder, pairs)
     with contextlib.redirect_stdout(io.StringIO()):  # all of it is in the run's log.txt; the progress bar is on stderr
         train.main([*argv, *settings])
     return load(folder)
+
+
+def short_name(backbone: str) -> str:
+    """What a backbone is called in the names of folders.
+
+    >>> short_name("ViT-L/14@336px"), short_name("hf:openai/clip-vit-base-patch32")
+    ('vit_l14_336px', 'hf_openai_clip_vit_base_patch32')
+    """
+    path = path_of(backbone)
+    name = os.path.splitext(os.path.basename(os.path.abspath(path)))[0] if path else backbone
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=-[BLHg])/", "", name).lower()).strip("_")
 
 
 def run_argv(

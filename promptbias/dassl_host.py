@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import os
@@ -43,6 +44,7 @@ def provide_dassl() -> None:
 def failure_of_installed_dassl() -> str:
     """Why the installed Dassl does not work with this torch, or "": tries what this family uses and torch changed."""
     try:
+        importlib.import_module("dassl")  # before torch, which takes its time
         import torch
         from dassl.config import get_cfg_default
         from dassl.engine import TrainerX  # noqa: F401

@@ -50,6 +50,7 @@ def setup_cfg(words):
 if __name__ == "__main__":
     cfg = setup_cfg(sys.argv[1:])
     set_random_seed(1)
+    print("dassl:", sys.modules["dassl"].__file__)
     print("registered:", *sorted(TRAINER_REGISTRY.registered_names()))
     build_trainer(cfg).train()
 """
@@ -101,9 +102,15 @@ def make_checkout(folder, place=None, line=IMPORT):
     return folder
 
 
+def working_dassl(site):
+    """Install a Dassl that works."""
+    shutil.copytree(os.path.join(ROOT, "compat", "dassl"), site / "dassl")
+    return str(site)
+
+
 def broken_dassl(site):
     """Install a Dassl whose warm-up scheduler fails as upstream's does on current torch."""
-    shutil.copytree(os.path.join(ROOT, "compat", "dassl"), site / "dassl")
+    working_dassl(site)
     file = site / "dassl" / "optim" / "lr_scheduler.py"
     file.write_text(file.read_text().replace("super().__init__(optimizer)", "super().__init__(optimizer, -1, False)"))
     return str(site)

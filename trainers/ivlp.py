@@ -37,8 +37,8 @@ class IVLPConfig(MethodConfig):
     Attributes:
         n_ctx_vision, n_ctx_text: V and T, prompts per block of the branch.
         ctx_init: words that the first text prompts start from, if T <= 4; "" starts from N(0, 0.02²).
-        prompt_depth_vision: blocks with prompts; 0: none, 1: shallow, 12: deep on ViT-B/16.
-        prompt_depth_text: at least 1.
+        prompt_depth_vision: blocks with prompts; 0: none, 1: shallow, -1: all, deep.
+        prompt_depth_text: at least 1; -1: all.
     """
 
     node = "IVLP"
@@ -47,8 +47,8 @@ class IVLPConfig(MethodConfig):
     n_ctx_vision: int = 4
     n_ctx_text: int = 4
     ctx_init: str = "a photo of a"
-    prompt_depth_vision: int = 12
-    prompt_depth_text: int = 12
+    prompt_depth_vision: int = -1
+    prompt_depth_text: int = -1
 
     @property
     def words(self) -> str:

@@ -7,6 +7,7 @@ import msgspec
 from torch import Tensor
 
 from promptbias.model.backbones import path_of
+from promptbias.model.backbones.backbone import VisionSize
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.contents import check_form, unusable
 from promptbias.utils.errors import UserError
@@ -121,7 +122,8 @@ def load_into(model: TunedCLIP, contents: dict[str, Any], path: str, cfg: Any, t
         if found != expected:
             raise UserError(
                 f"{path} has {key} of shape {found}, but this model needs {expected}; "
-                f"compare depth and context length in TRAINER.{node}"
+                f"compare depth and context length in TRAINER.{node}, and the CLIP, "
+                f"here a ViT of {VisionSize.of(model.clip.state_dict())}"
             )
     problem = unusable((key, value.to(needed[key].dtype)) for key, value in state.items())
     if problem:

@@ -1,11 +1,13 @@
 """`CustomCLIP(cfg, classnames, clip_model)`: a TunedCLIP from a Dassl configuration, as is usual in the CoOp family."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
-from promptbias.model.images import Preprocessing
+from promptbias.model.backbones.backbone import VisionSize
+from promptbias.model.images import BACKGROUND, Preprocessing, open_image
 from promptbias.model.method import MethodConfig
 from promptbias.model.templates import dataset_template, validate_template
 from promptbias.model.tuned_clip import TunedCLIP
@@ -51,8 +53,15 @@ class ConfiguredCLIP(TunedCLIP):
         node = cfg.TRAINER[self.config.node]
         size = getattr(clip_model.visual, "input_resolution", None)
         if hasattr(clip_model.visual, "transformer") and tuple(cfg.INPUT.SIZE) != (size, size):
-            raise UserError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but this CLIP sees images of ({size}, {size})")
+            raise UserError(
+                f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but this CLIP sees images of ({size}, {size}): it is a ViT of "
+                f"{VisionSize.of(clip_model.state_dict())}"
+            )
         say_other_pixels(cfg, getattr(clip_model, "preprocessing", None))
         named = node.get("TEMPLATE", "")
         template = validate_template(named, f"TRAINER.{self.config.node}.TEMPLATE") if named else dataset_template(cfg)
         super().__init__(clip_model, classnames, self.config.from_node(node), template, node.PREC, device_of(cfg))
+        exif, background = cfg.INPUT.get("EXIF", False), cfg.INPUT.get("BACKGROUND", BACKGROUND)
+        self.open_image = partial(open_image, exif=exif, background=background)
+        mean, std = tuple(cfg.INPUT.PIXEL_MEAN), tuple(cfg.INPUT.PIXEL_STD)
+        self.prepare_images(Preprocessing(mean, std, cfg.INPUT.INTERPOLATION))

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-from functools import partial
 from typing import Any
 
 from dassl.config import get_cfg_default
@@ -11,12 +10,12 @@ from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
 from yacs.config import CfgNode
 
-from promptbias.model.images import open_image
 from promptbias.model.loading import load_clip
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
 
 from . import checkpoints, run_folder
+from .config import explain
 from .discovery import register_all
 from .registry import registered_as, tuning_trainers
 from .trainer import TuningTrainer
@@ -47,7 +46,10 @@ def load_config(folder: str) -> tuple[Any, type[TuningTrainer]]:
     try:
         cfg.merge_from_other_cfg(written)
     except (KeyError, ValueError) as error:
-        raise UserError(f"{folder}/{run_folder.CONFIG} does not fit this version ({error.args[0]})") from error
+        raise UserError(
+            f"{folder}/{run_folder.CONFIG} is not of this version of promptbias ({explain(cfg, error)}); "
+            "load it with the version that wrote it"
+        ) from error
     # A run has computed with a weights file as with one of OpenAI's, also before the file had to say that it is one.
     if os.path.isfile(cfg.MODEL.BACKBONE.NAME):
         cfg.MODEL.BACKBONE.NAME = f"openai:{cfg.MODEL.BACKBONE.NAME}"
@@ -114,5 +116,4 @@ def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> Tun
         checkpoints.load_into(model, checkpoints.read_checkpoint(path), path, cfg, trainer_class.__name__)
     with contextlib.redirect_stdout(io.StringIO()):
         model.preprocess = build_transform(cfg, is_train=False)
-    model.open_image = partial(open_image, exif=cfg.INPUT.EXIF, background=cfg.INPUT.BACKGROUND)
     return model.eval().requires_grad_(False)

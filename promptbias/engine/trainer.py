@@ -81,6 +81,8 @@ class TuningTrainer(TrainerX):
             f'CLIP {cfg.MODEL.BACKBONE.NAME} in {self.model.precision}; text: "{self.model.template}"; '
             f"{count:,} trainable parameters"
         )
+        for depth in self.model.method.partial_depths(self.model.vision, self.model.text):
+            print(f"Note: {depth}")
         self.optim = build_optimizer(adapters, cfg.OPTIM) if count else None
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM) if count else None
         self.register_model(self.model_name, adapters, self.optim, self.sched)

@@ -66,8 +66,8 @@ def rows(source: Source, check: Check, target: Target) -> list[tuple[str, str]]:
     ]
 
 
-def write_card(source: Source, check: Check, target: Target, folder: str) -> None:
-    """Write CARD and FACTS into the folder of an export."""
+def write_card(source: Source, check: Check, target: Target, folder: str) -> str:
+    """Write CARD and FACTS into the folder of an export; returns the card."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -93,3 +93,4 @@ def write_card(source: Source, check: Check, target: Target, folder: str) -> Non
     facts: Any = Facts(model.classnames, source.texts, float(model.logit_scale), source.image_input, run)
     with open(os.path.join(folder, FACTS), "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+    return text

@@ -75,8 +75,8 @@ def export(
         warnings.simplefilter("ignore")  # of what the libraries will do differently in versions to come
         target.write(source, folder)
         check = verify(target, source, folder)
-        write_card(source, check, target, folder)
-    return check
+        card = write_card(source, check, target, folder)
+    return check._replace(card=card)
 
 
 def find_target(to: str, two_towers: bool = False) -> Target:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from promptbias.engine import run_folder
 from promptbias.engine.load import load_model, load_trainer
-from promptbias.model.images import CLIP_MEAN, CLIP_STD, Image, open_image
+from promptbias.model.images import Image
 from promptbias.model.templates import fill
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
@@ -22,7 +22,7 @@ IMAGES = 32  # test images that an export is compared on
 
 
 class Run(msgspec.Struct):
-    """What `results.json` says of a run."""
+    """What is told of a run."""
 
     trainer: str
     backbone: str
@@ -36,9 +36,9 @@ class ImageInput(msgspec.Struct):
     """How an RGB image becomes what CLIP sees: shorter side to `size`, centre crop, to [0, 1], (x - mean) / std."""
 
     size: int
-    interpolation: str = "bicubic"
-    mean: Sequence[float] = CLIP_MEAN
-    std: Sequence[float] = CLIP_STD
+    interpolation: str
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 @dataclass
@@ -47,14 +47,18 @@ class Source:
 
     Attributes:
         images: RGB, of any size.
-        image_input: what `model.preprocess` does.
         run: None for a model that comes without its run.
     """
 
     model: TunedCLIP
     images: Sequence[Any]
-    image_input: ImageInput
     run: Run | None = None
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What `model.preprocess` does."""
+        mean, std, interpolation = self.model.preprocessing
+        return ImageInput(self.model.vision.visual.input_resolution, interpolation, mean, std)
 
     @property
     def backbone(self) -> str:
@@ -118,10 +122,7 @@ def of_run(folder: str, images: Sequence[Image] = (), root: str = "") -> Source:
         model, test = trainer.model, trainer.dm.dataset.test
         model.preprocess = trainer.test_loader.dataset.transform
         images = [item.impath for item in test[:: max(1, len(test) // IMAGES)][:IMAGES]]
-    shown = run_folder.read_config(folder).INPUT
-    size = model.vision.visual.input_resolution
-    seen = ImageInput(size, shown.INTERPOLATION, list(shown.PIXEL_MEAN), list(shown.PIXEL_STD))
-    return Source(model.to("cpu"), [open_image(image) for image in images], seen, read_run(folder))
+    return Source(model.to("cpu"), [model.open_image(image) for image in images], read_run(folder))
 
 
 def of_model(model: TunedCLIP, images: Sequence[Image]) -> Source:
@@ -135,18 +136,19 @@ def of_model(model: TunedCLIP, images: Sequence[Image]) -> Source:
     if not images:
         raise UserError("a model without its run comes without images; give some in `images`, to compare its export on")
     copied = copy.deepcopy(model).to("cpu").eval().requires_grad_(False)
-    return Source(copied, [open_image(image) for image in images], ImageInput(model.vision.visual.input_resolution))
+    return Source(copied, [model.open_image(image) for image in images])
 
 
 def read_run(folder: str) -> Run:
-    """What the run in `folder` wrote of itself.
+    """What the finished run in `folder` says of itself.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it is damaged.
     """
-    path = os.path.join(folder, run_folder.RESULTS)
-    try:
-        with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(), type=Run)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it and run again") from error
+    cfg, results = run_folder.read_config(folder), run_folder.read_results(folder)
+    data = cfg.DATASET
+    dataset = data.NAME
+    if dataset == "ImageFolder":  # which has no name of its own
+        dataset = f"{os.path.basename(os.path.abspath(data.ROOT))} (a folder of images)"
+    trainer, backbone = cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME
+    return Run(trainer, backbone, dataset, data.NUM_SHOTS, cfg.SEED, results["accuracy"])

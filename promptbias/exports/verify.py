@@ -31,10 +31,20 @@ class Agreement(NamedTuple):
 
 
 class Check(NamedTuple):
-    """An export against the tuned model: on the same pixels, and with the library's own preprocessing, if any."""
+    """An export against the tuned model. A notebook shows its model card.
+
+    Attributes:
+        pixels: on the same pixels.
+        preprocessed: with the library's own preprocessing, if it has one.
+        card: the README.md of the export, in Markdown.
+    """
 
     pixels: Agreement
     preprocessed: Agreement | None
+    card: str = ""
+
+    def _repr_markdown_(self) -> str:
+        return self.card
 
 
 def agreement(found: Tensor, expected: Tensor) -> Agreement:

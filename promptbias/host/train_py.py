@@ -9,7 +9,6 @@ from promptbias.utils.errors import UserError
 MODULE = "promptbias.plugin"
 LINE = f"import {MODULE}  # put here by `promptbias attach`; `promptbias attach --detach .` takes it out".encode()
 WHOLE_LINE = re.compile(rb"(?:\A|(?<=\A\xef\xbb\xbf)|(?<=[\r\n]))" + re.escape(LINE) + rb"(?:\r\n|\r|\n)")
-ENDING = re.compile(rb"^" + re.escape(LINE) + rb"(\r\n|\r|\n)", re.MULTILINE)
 ENDING = re.compile(rb"\r\n|\r|\n")
 BOM = b"\xef\xbb\xbf"
 BY_HAND = f"put `import {MODULE}` at its top by hand"

@@ -69,8 +69,8 @@ class ImageText:
         return {
             "score": self.score,
             "deletion area": self.area,
-            "of random orders": float(self.random_areas.mean()),
-            f"smaller than (of {RANDOM_ORDERS})": self.beaten,
+            "deletion area, random orders": float(self.random_areas.mean()),
+            f"random orders beaten (of {RANDOM_ORDERS})": self.beaten,
             "share of prompts, vision": self.vision_prompts,
             "share of prompts, text": self.text_prompts,
         }

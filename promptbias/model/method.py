@@ -101,5 +101,17 @@ class MethodConfig:
             )
         return depth
 
+    def partial_depths(self, vision: Tower, text: Tower) -> list[str]:
+        """What to say of depths that leave blocks of these towers out: not of all (-1), none (0) or shallow (1)."""
+        said = []
+        for branch, tower in (("vision", vision), ("text", text)):
+            blocks = len(tower.blocks)
+            for field in self.option_fields():
+                if field.name in (f"depth_{branch}", f"prompt_depth_{branch}"):
+                    depth = getattr(self, field.name)
+                    if 1 < depth < blocks:
+                        said.append(f"{self.key(field.name)} is {depth}, and the branch has {blocks} blocks (-1: all)")
+        return said
+
 
 EVERY_METHODS = tuple(field.name for field in dataclasses.fields(MethodConfig))

@@ -15,7 +15,7 @@ from promptbias.utils.errors import UserError
 from .adapter import Adapter, Adapters
 from .consistency import check_consistency, divergence
 from .encoder import TextTower, Tower, VisionTower
-from .images import OPENAIS, Image, default_preprocess, open_image, to_batch
+from .images import OPENAIS, Image, Preprocessing, default_preprocess, open_image, to_batch
 from .method import MethodConfig
 from .precision import DTYPES, resolve_precision
 from .prediction import Prediction
@@ -44,6 +44,7 @@ class TunedCLIP(nn.Module):
         clip: the stock CLIP.
         open_image: a PIL image or the path of a file -> PIL image (RGB), how `predict` reads it.
         preprocess: PIL image (RGB) -> (3, S, S), what `predict` does to it.
+        preprocessing: mean, standard deviation and interpolation of `preprocess`.
 
     Raises:
         UserError: CLIP is not a ViT of OpenAI's, options that do not fit it, a text that is too long, no such
@@ -83,11 +84,15 @@ class TunedCLIP(nn.Module):
         if any(id(parameter) in own for parameter in clip_model.parameters()):
             raise TypeError(f"{type(method).__name__} trains parameters of CLIP itself; attach to them by their names")
         self.open_image: Callable[[Image], Any] = open_image
-        how = getattr(clip_model, "preprocessing", OPENAIS)
-        self.preprocess: Callable[[Any], Tensor] = default_preprocess(clip_model.visual.input_resolution, how)
+        self.prepare_images(getattr(clip_model, "preprocessing", OPENAIS))
         self._encoded: tuple[object, Tensor | None] = (None, None)
         self._frozen_text: Tensor | None = None
         self.to(device)
+
+    def prepare_images(self, how: Preprocessing) -> None:
+        """Set `preprocess` and `preprocessing`."""
+        self.preprocessing = how
+        self.preprocess: Callable[[Any], Tensor] = default_preprocess(self.vision.visual.input_resolution, how)
 
     @property
     def clip(self) -> Any:

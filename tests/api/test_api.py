@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import promptbias
+from promptbias.api import short_name
 from promptbias.utils.errors import UserError
 
 NAMES = ["cat", "dog", "sea lion"]
@@ -70,12 +71,41 @@ def test_a_text_file_is_not_an_image(model, tmp_path):
         ("BiasTuning", {"dept_text": 1}, 'no option "dept_text": did you mean "depth_text"'),
         ("BiasTuning", {"depth_text": 9}, "DEPTH_TEXT is 9, but must be between 0 and 3"),
         ("LNTuning", {"rank": 4}, 'LNTuning has no option "rank"'),
+        ("BiasTuning", {"node": "x"}, 'BiasTuning has no option "node"'),
+        ("ZeroshotCLIP", {"consistency": 1}, 'ZeroshotCLIP has no option "consistency": it has none'),
     ],
 )
 def test_methods_and_options_that_do_not_exist(small_clip, method, options, said):
     with pytest.raises(UserError) as refused:
         promptbias.build(method, NAMES, backbone=small_clip, **options)
     assert said in str(refused.value)
+
+
+def test_depths_that_leave_blocks_out_are_said(small_clip, train_run, capsys):
+    def said(**options):
+        model = promptbias.build("IVLP", NAMES, backbone=small_clip, precision="fp32", **options)
+        return model.method.partial_depths(model.vision, model.text)
+
+    assert said() == said(prompt_depth_vision=0, prompt_depth_text=1) == said(prompt_depth_vision=3) == []
+    assert said(prompt_depth_text=2) == ["TRAINER.IVLP.PROMPT_DEPTH_TEXT is 2, and the branch has 3 blocks (-1: all)"]
+    train_run("partial", "BiasTuning", "TRAINER.BIASTUNING.DEPTH_TEXT", 2)
+    assert "Note: TRAINER.BIASTUNING.DEPTH_TEXT is 2, and the branch has 3 blocks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "backbone, name",
+    [
+        ("tiny", "tiny"),
+        ("ViT-B/16", "vit_b16"),
+        ("ViT-L/14@336px", "vit_l14_336px"),
+        ("hf:openai/clip-vit-base-patch32", "hf_openai_clip_vit_base_patch32"),
+        ("open_clip:ViT-B-16/laion2b_s34b_b88k", "open_clip_vit_b_16_laion2b_s34b_b88k"),
+        ("openai:{}/My CLIP.pt", "my_clip"),
+    ],
+)
+def test_what_a_folder_is_called_after_its_backbone(backbone, name, tmp_path):
+    (tmp_path / "My CLIP.pt").touch()
+    assert short_name(backbone.format(tmp_path)) == name
 
 
 def test_every_method_describes_itself():

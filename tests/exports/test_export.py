@@ -52,7 +52,8 @@ def test_the_card_of_a_run_on_other_images(run, tmp_path):
     picture = tmp_path / "noise.png"
     PICTURES[0].save(picture)
     check = promptbias.export(run[0], "clip", tmp_path / "out", images=[picture])
-    assert check.pixels.images == 1 and "of 1 images" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert check.pixels.images == 1 and "of 1 images" in card and check._repr_markdown_() == card
 
 
 @pytest.mark.parametrize(

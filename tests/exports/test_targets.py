@@ -12,8 +12,9 @@ from prompted_clips import CLASSES, deep_prompts, tuned_at_random
 from safetensors.torch import load_file
 
 import promptbias
-from promptbias.exports.source import ImageInput, Source
+from promptbias.exports.source import Source
 from promptbias.exports.to_open_clip import known_name
+from promptbias.model.images import OPENAIS, Preprocessing
 from promptbias.trainers.bias_tuning import BiasTuningConfig
 from promptbias.trainers.ln_tuning import LNTuningConfig
 from promptbias.trainers.zeroshot import ZeroshotConfig
@@ -112,16 +113,24 @@ def test_open_clip_loads_the_folder(exported, loaded, pictures):
     torch.testing.assert_close(scale * f @ g.T, it.logits, **CLOSE)
 
 
+def test_what_the_backbone_says_of_its_images_goes_along(sharp_clip, exported):
+    sharp_clip.preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")
+    it = exported(BiasTuningConfig(), "open_clip", blocks=1)
+    assert it.check.preprocessed.difference < 1e-3
+    facts = json.loads((it.folder / "export.json").read_text())
+    assert facts["image"] == {"size": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+
+
 def test_open_clip_has_names_for_openais_architectures():
     """As a configuration is written, it is the one that open_clip knows by this name."""
     from clip.model import CLIP
 
     with torch.device("meta"):
         stock = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
-    visual = SimpleNamespace(blocks=stock.visual.transformer.resblocks, width=768, heads=12)
+    visual = SimpleNamespace(visual=stock.visual, blocks=stock.visual.transformer.resblocks, width=768, heads=12)
     text = SimpleNamespace(blocks=stock.transformer.resblocks, width=512, heads=8)
-    model = SimpleNamespace(clip=stock, vision=visual, text=text, context_length=77)
-    assert known_name(Source(model, [], ImageInput(224))) == "ViT-B-16-quickgelu"  # type: ignore[arg-type]
+    model = SimpleNamespace(clip=stock, vision=visual, text=text, context_length=77, preprocessing=OPENAIS)
+    assert known_name(Source(model, [])) == "ViT-B-16-quickgelu"  # type: ignore[arg-type]
 
 
 def test_onnx_holds_prompts_and_classes(exported, loaded):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from foreign_checkout import IMPORT, broken_dassl, make_checkout, run
+from foreign_checkout import IMPORT, broken_dassl, make_checkout, run, working_dassl
 
 RUN = ["-m", "promptbias", "run", "train.py"]
 PLAIN = ["train.py"]
@@ -26,7 +26,8 @@ def ivlp_run(tmp_path_factory, weights_file):
     for name in ("templates", "errors", "files", "trainer"):  # their own modules, of everyday names
         (folder / "trainers" / f"{name}.py").touch()
     yaml = "configs/trainers/IVLP/vit_b16_deep.yaml"  # not in the checkout: it comes with the package
-    return folder, run(folder, RUN, "PromptBiasIVLP", weights_file, yaml, *IVLP)
+    warmup = ["OPTIM.WARMUP_EPOCH", "1", "OPTIM.WARMUP_TYPE", "constant"]  # where upstream's Dassl fails
+    return folder, run(folder, RUN, "PromptBiasIVLP", weights_file, yaml, *IVLP, *warmup)
 
 
 @pytest.mark.slow
@@ -65,31 +66,24 @@ def test_the_run_can_be_loaded_here(ivlp_run):
 
 
 @pytest.mark.slow
-def test_their_trainer_keeps_its_own_options(tmp_path, weights_file):
-    folder = make_checkout(tmp_path / "MaPLe")
-    done = run(folder, RUN, "IVLP", weights_file, "TRAINER.IVLP.N_CTX_TEXT", "3")
-    assert done.returncode == 0 and "theirs: fp16 3 9" in done.stdout, done.stderr
-
-
-@pytest.mark.slow
-def test_the_line_works_after_extend_cfg(
-    tmp_path, weights_file
-):  # other tests have it at the top and after the imports
-    folder = make_checkout(tmp_path / "MaPLe", 2)
-    done = run(folder, PLAIN, "PromptBiasIVLP", weights_file, *IVLP, path=[COMPAT])
+def test_the_line_works_after_extend_cfg_and_with_an_installed_dassl(tmp_path, weights_file):
+    """Other tests have it at the top and after the imports."""
+    folder, site = make_checkout(tmp_path / "MaPLe", 2), working_dassl(tmp_path / "site")
+    done = run(folder, PLAIN, "PromptBiasIVLP", weights_file, *IVLP, path=[site])
     assert done.returncode == 0 and NAMES in done.stdout, done.stderr
     assert "PREC: auto" in (folder / "output" / "config.yaml").read_text().split("IVLP:")[1]
+    assert f"dassl: {site}" in done.stdout and "Dassl" not in done.stderr
 
 
 @pytest.mark.slow
-def test_a_broken_dassl_gives_way(tmp_path, weights_file):
+def test_a_broken_dassl_gives_way_for_their_trainer_too_which_keeps_its_own_options(tmp_path, weights_file):
     site = broken_dassl(tmp_path / "site")
-    folder = make_checkout(tmp_path / "CoOp")
-    depths = ["TRAINER.BIASTUNING.DEPTH_VISION", "3", "OPTIM.WARMUP_EPOCH", "1", "OPTIM.WARMUP_TYPE", "constant"]
-    done = run(folder, RUN, "BiasTuning", weights_file, *depths, path=[site])
-    assert done.returncode == 0, done.stderr
+    folder = make_checkout(tmp_path / "MaPLe")
+    done = run(folder, RUN, "IVLP", weights_file, "TRAINER.IVLP.N_CTX_TEXT", "3", path=[site])
+    assert done.returncode == 0 and "theirs: fp16 3 9" in done.stdout, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "Dassl" in line]
     assert "positional arguments but 4 were given" in line and line.endswith(f"using the one in {COMPAT}")
+    assert f"dassl: {COMPAT}" in done.stdout
 
 
 @pytest.mark.slow
@@ -138,32 +132,15 @@ def test_a_copied_method_file_works_without_the_plugin(tmp_path, weights_file):
 def test_a_copied_method_file_and_the_plugin_are_one_method(tmp_path, weights_file):
     folder = make_checkout(tmp_path / "CoOp", 1, f"{IMPORT}, trainers.ivlp, trainers.bias_tuning")
     shutil.copy(os.path.join(ROOT, "trainers", "bias_tuning.py"), folder / "trainers")
-    done = run(folder, PLAIN, "BiasTuning", weights_file, path=[COMPAT])
+    done = run(folder, PLAIN, "CoOp", weights_file, path=[COMPAT])  # theirs, which has nothing to train
     assert done.returncode == 0 and NAMES in done.stdout, done.stderr
 
 
-def dassl_in_use(tmp_path):
-    """The file of the Dassl that is used where one is installed in tmp_path/site; and the process."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), ROOT])}
-    done = subprocess.run(
-        [sys.executable, "-c", "import promptbias.engine, dassl; print(dassl.__file__)"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    return done.stdout.strip().splitlines()[-1], done
-
-
-def test_a_dassl_that_fails_gives_way_and_one_line_says_why(tmp_path):
-    (tmp_path / "site" / "dassl").mkdir(parents=True)
-    (tmp_path / "site" / "dassl" / "__init__.py").write_text("import a_module_that_nobody_has")
-    file, done = dassl_in_use(tmp_path)
-    assert file == os.path.join(ROOT, "compat", "dassl", "__init__.py")
+def test_a_dassl_that_cannot_be_imported_gives_way_and_one_line_says_why(tmp_path):
+    (tmp_path / "dassl").mkdir()
+    (tmp_path / "dassl" / "__init__.py").write_text("import a_module_that_nobody_has")
+    code = "from promptbias.dassl_host import provide_dassl as p; p(); import dassl; print(dassl.__file__)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), ROOT])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout == os.path.join(COMPAT, "dassl", "__init__.py") + "\n"
     assert done.stderr.count("\n") == 1 and "No module named 'a_module_that_nobody_has'" in done.stderr
-
-
-def test_a_dassl_that_works_wins(tmp_path):
-    shutil.copytree(os.path.join(ROOT, "compat", "dassl"), tmp_path / "site" / "dassl")
-    file, done = dassl_in_use(tmp_path)
-    assert file == str(tmp_path / "site" / "dassl" / "__init__.py") and done.stderr == ""

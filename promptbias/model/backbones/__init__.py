@@ -9,6 +9,7 @@ from . import huggingface, open_clip, openai
 from .backbone import Backbone
 
 TINY = "tiny"
+OTHER_FORMS = ("a weights file", "a Hugging Face folder", "hf:<name on the hub>", "open_clip:<model>/<tag>")
 
 
 def find(name: str) -> Backbone:
@@ -34,9 +35,8 @@ def find(name: str) -> Backbone:
         return openai.from_file(bare, stated)
     if stated:
         raise UserError(f"there is no file {bare}")
-    raise UserError(
-        f'there is no CLIP "{name}": {nearest(name, [TINY, *clip._MODELS])} Or give the path of a weights file.'
-    )
+    vits = [TINY, *(known for known in clip._MODELS if not known.startswith("RN"))]
+    raise UserError(f'there is no CLIP "{name}": {nearest(name, vits, [*vits, *OTHER_FORMS])}')
 
 
 def path_of(name: str) -> str | None:
