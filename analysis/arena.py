@@ -12,6 +12,7 @@ from promptbias.engine.config import check_pairs
 from promptbias.experiments import arena, layout
 from promptbias.experiments.arena import BASE, EVERY, NEW, Arena
 from promptbias.experiments.paper import DATASETS, EMBEDDED
+from promptbias.experiments.executors.flags import add_executor_flags, check_jobs
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
@@ -55,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     layout.add_output_argument(parser, "what is found goes to its arena/")
     add("--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options for every run")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the CPU's cores (default: 1)")
+    add_executor_flags(parser)
     add("--dry-run", action="store_true", help="only print the commands, and what is known without them")
+    parser.set_defaults(verbose=True)
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -66,9 +68,13 @@ def check_args(args: argparse.Namespace) -> None:
         UserError: says what they must be.
     """
     check_pairs(args.extra)
-    for flag, value in ("--jobs", args.jobs), ("--shots", args.shots):
-        if value < 1:
-            raise UserError(f"{flag} is {value}, but must be at least 1")
+    check_jobs(args.jobs)
+    if args.shots < 1:
+        raise UserError(f"--shots is {args.shots}, but must be at least 1")
+    if args.on == "slurm":
+        raise UserError(
+            "the arena chooses learning rates before it trains, so it is not one array script; use --on ray, or leave it out"
+        )
     if not all(0 < factor < math.inf for factor in args.grid):
         raise UserError(f"--grid is {' '.join(map(str, args.grid))}, but must be numbers above 0")
 

@@ -38,7 +38,7 @@ def perform_all(groups: dict, args: argparse.Namespace) -> tuple[dict[Run, Resul
     Raises:
         UserError: a run failed for another reason.
     """
-    done, diverged, failed = perform_missing(groups, args.jobs, args.dry_run)
+    done, diverged, failed = perform_missing(groups, args)
     for run, message in diverged.items():
         print(divergence_line(run, message))
     for dataset, message in failed.items():

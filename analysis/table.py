@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from promptbias.engine.config import check_pairs
+from promptbias.experiments.executors.flags import add_executor_flags, check_jobs, executor_of
+from promptbias.experiments.executors.slurm import write_script
 from promptbias.experiments.layout import add_output_argument, default_folder
 from promptbias.experiments.paper import AVERAGE, DATASETS, EMBEDDED, METHODS, Absent, published
 from promptbias.experiments.results import Results, format_mean_std, mean_std
@@ -173,13 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_argument(parser, "the table goes to its tables/")
     parser.add_argument("--extra", nargs="+", default=[], metavar="KEY VALUE", help="config options for every run")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at a time, which share the CPU's cores; faster on a CPU where the model is small (default: 1)",
-    )
+    add_executor_flags(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -212,14 +208,9 @@ Groups = dict[tuple[str, str], list[Run]]  # (dataset, method) -> its runs, one 
 
 
 def perform_missing(
-    groups: Groups, jobs: int, dry_run: bool, verbose: bool
+    groups: Groups, args: argparse.Namespace
 ) -> tuple[dict[Run, Results], dict[Run, str], dict[str, str]]:
-    """Perform what is neither finished nor known to diverge.
-
-    Args:
-        jobs: runs at a time.
-        dry_run: perform nothing.
-        verbose: in a dry run, print the command of each run.
+    """Perform what is neither finished nor known to diverge, unless it is a dry run.
 
     Returns:
         The results of all finished runs; the runs that diverged, and what they said; datasets left out, and why.
@@ -234,10 +225,15 @@ def perform_missing(
         f"{len(done)} of {len(every)} runs are finished; {len(todo) if diverged else 'the others'} take about "
         f"{estimate_seconds(todo, done) / 3600:.1f} hours on two CPU cores (a GPU takes a small part of it)"
     )
-    if dry_run:
-        print("\n".join(run.command for run in todo) if verbose else "(--verbose prints their commands)")
+    if args.dry_run:
+        print("\n".join(run.command for run in todo) if args.verbose else "(--verbose prints their commands)")
         return done, diverged, {}
-    outcome = run_all(todo, done, jobs)
+    if args.on == "slurm":
+        path = os.path.join(args.output, "slurm", f"table{args.number}.sh")
+        write_script(todo, path, args.jobs)
+        print(f"written: {path}; submit it with `sbatch {path}`, and give this command again when its tasks are done")
+        return done, diverged, {}
+    outcome = run_all(todo, done, executor_of(args))
     return done, {**diverged, **outcome.diverged}, outcome.failed_datasets
 
 
@@ -257,8 +253,7 @@ def main(args: argparse.Namespace) -> int:
         UserError: a name that is not known, a key without value, a folder that holds another run.
     """
     check_pairs(args.extra)
-    if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}, but must be at least 1")
+    check_jobs(args.jobs)
     number = args.number
     eleven = [name for name in DATASETS if name not in EMBEDDED]
     named = [name for word in args.datasets or () for name in (EMBEDDED if word == "embedded" else (word,))]
@@ -272,7 +267,7 @@ def main(args: argparse.Namespace) -> int:
             seeds = args.seeds if setting.is_trained else [1]
             where = args.shots, args.data, args.output, args.extra
             groups[dataset, method] = [setting.run(dataset, seed, *where) for seed in seeds]
-    done, diverged, failed_datasets = perform_missing(groups, args.jobs, args.dry_run, args.verbose)
+    done, diverged, failed_datasets = perform_missing(groups, args)
 
     look_up = published(number)
     cells: Cells = {dataset: {} for dataset in datasets}

@@ -9,6 +9,8 @@ from torch import Tensor
 from promptbias.utils.contents import unusable
 from promptbias.utils.errors import UserError
 
+from . import distributed
+
 
 class EpochLosses:
     """Losses of the steps of one epoch.
@@ -23,7 +25,7 @@ class EpochLosses:
         self.reported = 0
 
     def add(self, loss: Tensor) -> None:
-        """Keep a step's loss, without waiting for the device to compute it."""
+        """Keep a step's loss, or this process's part of it, without waiting for the device to compute it."""
         self.losses.append(loss.detach())
 
     def mean_since_last(self) -> float:
@@ -32,7 +34,8 @@ class EpochLosses:
         Raises:
             UserError: one of them is not finite; the checkpoint of the last good epoch stays.
         """
-        losses = torch.stack(self.losses[self.reported :]).tolist() if self.reported < len(self.losses) else []
+        new = self.losses[self.reported :]
+        losses = distributed.sum_over_processes(torch.stack(new)).tolist() if new else []
         for step, loss in enumerate(losses, self.reported + 1):
             if not math.isfinite(loss):
                 raise UserError(

@@ -11,7 +11,7 @@ from promptbias.utils.contents import Finite, Optimizer, same_form, set_optimize
 from promptbias.utils.errors import UserError
 from promptbias.utils.tensor_files import save_tensors
 
-from . import checkpoints, run_folder
+from . import checkpoints, distributed, run_folder
 from .rng import RandomStates, random_states, scheduler_state, set_random_states, set_scheduler_state
 
 
@@ -85,7 +85,7 @@ def resume(trainer: Any, directory: str) -> int:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.best_result, trainer.seconds_before = state["best_result"], state["seconds"]
     best = os.path.join(trainer.model_name, checkpoints.BEST)
-    if elsewhere and os.path.exists(os.path.join(directory, best)):
+    if elsewhere and distributed.is_writer() and os.path.exists(os.path.join(directory, best)):
         contents = checkpoints.read_checkpoint(os.path.join(directory, best))
         save_tensors(contents, os.path.join(trainer.output_dir, best))
     print(f"Resuming from {path} after epoch {state['epoch']}")

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -13,11 +14,12 @@ from yacs.config import CfgNode
 from promptbias.engine.config import YACS_ERRORS, flatten
 from promptbias.engine.predictions import PREDICTIONS
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write, regular_file, remove_partial_files
+from promptbias.utils.files import atomic_write, fcntl, regular_file, remove_partial_files
 from promptbias.utils.seals import TEXT_HEAD, read_json, read_text, seal_json, seal_text
 from promptbias.utils.yaml_files import read_yaml
 
 CONFIG, RESULTS, STATE = "config.yaml", "results.json", "training_state.pth"
+LOCK = ".lock"  # open in the process that trains or tests here
 COMPILE = "COMPILE"  # the node of a config that says what prompts the biases stand for (`promptbias compile`)
 
 # Keys that say where or how a run is done, and not what comes out of it.
@@ -155,6 +157,33 @@ def read_results(folder: str) -> dict[str, Any]:
     """
     content, found = read_json(os.path.join(folder, RESULTS), Results)
     return {**content, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+
+
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Keep other processes out of the folder of a run for as long as the context lasts, or this process lives.
+
+    Raises:
+        UserError: another process is in it, or it cannot be written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, LOCK), "a")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}); choose another --output-dir (OUTPUT of the scripts)"
+        ) from error
+    with file:
+        try:
+            if fcntl:  # not `flock`, which forked loader workers would hold a while longer than this process lives
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"another process trains or tests in {folder}; wait until it ends, or choose another output folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def rotate_log(folder: str) -> None:

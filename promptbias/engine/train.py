@@ -151,15 +151,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: anything wrong with flags, config, data or checkpoints.
     """
     args = parse_args(argv)
-
     # Everything heavy comes after the flags are read, so that --help is there at once.
-    from promptbias.engine.config import setup_cfg
-    from promptbias.engine.discovery import register_all
+    from promptbias.engine import distributed
 
-    register_all()
-    cfg = setup_cfg(args)
-    check_args(args, cfg)
-    perform(args, cfg, lambda: run(args, cfg), lambda: eval_checkpoint_sha256(args, cfg))
+    with distributed.processes():
+        from promptbias.engine.config import setup_cfg
+        from promptbias.engine.discovery import register_all
+
+        register_all()
+        cfg = setup_cfg(args)
+        check_args(args, cfg)
+        perform(args, cfg, lambda: run(args, cfg), lambda: eval_checkpoint_sha256(args, cfg))
 
 
 def perform(
@@ -175,11 +177,12 @@ def perform(
         tested_sha256: checksum of the checkpoint that the run only tests; None: it trains.
 
     Raises:
-        UserError: the folder holds another run, or cannot be written to; or as `work`.
+        UserError: the folder holds another run, cannot be written to, or another process trains or tests in it; or as
+            `work`.
     """
     from dassl.utils import collect_env_info, set_random_seed
 
-    from promptbias.engine import run_folder
+    from promptbias.engine import distributed, run_folder
 
     resuming = bool(cfg.RESUME) and os.path.realpath(cfg.RESUME) == os.path.realpath(cfg.OUTPUT_DIR)
     results = run_folder.finished(cfg, cfg.OUTPUT_DIR, tested_sha256()) if resuming else None
@@ -188,7 +191,14 @@ def perform(
         return
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    with logged(cfg, resuming):
+    distributed.agree_on_random_states()
+    if not distributed.is_writer():
+        cfg.defrost()
+        cfg.TEST.COMPUTE_CMAT = False  # Dassl's evaluator would write it
+        cfg.freeze()
+        work()
+        return
+    with run_folder.locked(cfg.OUTPUT_DIR), logged(cfg, resuming):
         print("** Arguments **", *(f"{key}: {value}" for key, value in sorted(vars(args).items())), sep="\n")
         print("** Config **", cfg, "** System info **", collect_env_info(), sep="\n")
         work()

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any, ClassVar
 
+import torch
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor
@@ -15,7 +16,7 @@ from promptbias.utils import startup
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import checksum
 
-from . import checkpoints, resume, run_folder
+from . import checkpoints, distributed, resume, run_folder
 from .checks import check_values
 from .custom_clip import ConfiguredCLIP, device_of, grad_scaler
 from .data import check_reading
@@ -43,19 +44,34 @@ class TuningTrainer(TrainerX):
     default_config = "{}"
     is_training = False
     optim: Any
+    step: distributed.SharedStep  # where something is trained
     checkpoint_sha256: str | None = None
     seconds_to_first_step = 0.0
     started: float | None = None  # when training began
 
     def __init__(self, cfg: Any) -> None:
+        if distributed.launched() and distributed.world() == 1:
+            raise UserError(
+                "torchrun works with this project's train.py and with `promptbias train`; start another script as one "
+                "process"
+            )
         super().__init__(with_own_options(cfg, self.custom_clip.config))
 
     def check_cfg(self, cfg: Any) -> None:
         check_values(cfg)
         check_reading(cfg)
 
+    def build_data_loader(self) -> None:
+        with distributed.writer_first():
+            super().build_data_loader()
+        self.val_loader: Any = distributed.sharded(self.dm.val_loader)
+        self.test_loader: Any = distributed.sharded(self.dm.test_loader)
+
     def build_model(self) -> None:
         cfg = self.cfg
+        devices = torch.cuda.device_count() if self.device.type == "cuda" else 1
+        if devices > 1:
+            print(f"One of {devices} GPUs is used; `torchrun --nproc-per-node {devices} train.py ...` uses them all")
         self.model = self.custom_clip(cfg, self.dm.dataset.classnames, load_clip(cfg.MODEL.BACKBONE.NAME))
         self.model.to(self.device)
         self.predicted = PredictedClasses()
@@ -83,12 +99,17 @@ class TuningTrainer(TrainerX):
         super().train()
 
     def before_train(self) -> None:
-        run_folder.write_config(self.cfg, self.output_dir)
+        if distributed.is_writer():
+            run_folder.write_config(self.cfg, self.output_dir)
         self.is_training = True
         self.seconds_before = 0.0
         super().before_train()
         self.started = time.perf_counter()
-        run_folder.remove_results(self.output_dir)
+        if distributed.is_writer():
+            run_folder.remove_results(self.output_dir)
+        distributed.agree_on_random_states()
+        if self.optim is not None:
+            self.step = distributed.SharedStep(self.model)
         if 0 < self.max_epoch <= self.start_epoch:  # nothing is left to train, but the checkpoint may lie elsewhere
             self.save_model(self.max_epoch - 1, self.output_dir)
         total = (self.max_epoch - self.start_epoch) * len(self.train_loader_x)
@@ -100,18 +121,23 @@ class TuningTrainer(TrainerX):
     def before_epoch(self) -> None:
         self.losses = EpochLosses(self.epoch)
 
+    def init_writer(self, log_dir: str) -> None:
+        if distributed.is_writer():
+            super().init_writer(log_dir)
+
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
     def loss(self, image: Tensor, label: Tensor) -> Tensor:
         """What is minimised, of a batch of images (B, 3, H, W) and labels (B,)."""
-        return self.model(image, label)
+        return self.step.model(image, label)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+        batch, weight = self.step.take(batch)
         image, label = self.parse_batch_train(batch)
-        loss = self.loss(image, label)
+        loss = weight * self.loss(image, label)
         self.optim.zero_grad()
-        self.scaler.scale(loss).backward()
+        self.step.backward(self.scaler.scale(loss))
         self.scaler.step(self.optim)
         self.scaler.update()
         self.losses.add(loss)
@@ -133,8 +159,9 @@ class TuningTrainer(TrainerX):
         if not os.path.isdir(self.output_dir or os.curdir):
             raise UserError(f"{self.output_dir} was removed during training; start the run again")
         super().after_epoch()
-        if self.optim is not None:
+        if self.optim is not None and distributed.is_writer():
             resume.save_training_state(self)
+        distributed.wait_for_all()  # what was written may be read next
 
     def after_train(self) -> None:
         self.bar.close()
@@ -143,8 +170,10 @@ class TuningTrainer(TrainerX):
     # Testing
 
     def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        self.predicted.paths += batch["impath"]
-        return self.parse_batch_train(batch)
+        paths: list[list[str]] = distributed.gather(batch["impath"])
+        self.predicted.paths += [path for some in paths for path in some]
+        image, label = self.parse_batch_train(batch)
+        return image, distributed.gather_rows(label)
 
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W).
@@ -152,7 +181,8 @@ class TuningTrainer(TrainerX):
         Raises:
             UserError: one of them is not finite, so that it says nothing about the class.
         """
-        logits = self.model(image)
+        logits = self.model(image) if len(image) else image.new_zeros(0, self.num_classes)
+        logits = distributed.gather_rows(logits)
         if not logits.isfinite().all():
             raise UserError(
                 "the logits are not finite; train with a lower OPTIM.LR, or set PREC fp32 if the parameters are large"
@@ -172,11 +202,12 @@ class TuningTrainer(TrainerX):
         if split is None:
             if self.checkpoint_sha256:
                 run_folder.refuse_training_run(self.output_dir)
-            run_folder.write_config(self.cfg, self.output_dir)
+            if distributed.is_writer():
+                run_folder.write_config(self.cfg, self.output_dir)
         started, trained = time.perf_counter(), self.seconds_trained()
         self.predicted = PredictedClasses()
         accuracy = super().test(split)
-        if split is None:
+        if split is None and distributed.is_writer():
             true, root = self.evaluator._y_true, self.cfg.DATASET.ROOT
             write_predictions(self.predicted.rows(true, self.lab2cname, root), self.output_dir)
             seconds = {
@@ -196,6 +227,8 @@ class TuningTrainer(TrainerX):
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="") -> None:
         """As in Dassl: <directory>/<model_name>/model.pth.tar-<epoch>, and its name in the file `checkpoint`."""
+        if not distributed.is_writer():
+            return
         contents = checkpoints.checkpoint(self.model, self.cfg, epoch, val_result)
         folder = os.path.join(directory, self.model_name)
         name = model_name or f"model.pth.tar-{epoch + 1}"

@@ -188,15 +188,14 @@ class Run:
         """
         return call(["train", *self.argv], quiet=True)
 
-    def perform(self, threads: int | None = None) -> Results:
-        """Perform or resume it, and return its results.
+    def perform(self, threads: int | None = None) -> str:
+        """Perform or resume it, quietly.
 
         Args:
             threads: of the CPU; None leaves torch its choice.
 
-        Raises:
-            Diverged: the loss was not finite. A file in its folder, DIVERGED, says so from then on.
-            UserError: anything else went wrong.
+        Returns:
+            Why it failed; "" where it is finished.
         """
         with child(
             [sys.executable, *PROGRAM, "train", *self.argv],
@@ -208,9 +207,19 @@ class Run:
         ) as process:
             _, said = process.communicate()
         if process.returncode == 0:
-            return read_results(self.folder)
+            return ""
         message = (said.strip() or f"error: stopped with status {process.returncode}").splitlines()[-1]
-        message = message.removeprefix("error: ")
+        return message.removeprefix("error: ")
+
+    def conclude(self, message: str) -> Results:
+        """The results of the run that ended with `message`.
+
+        Raises:
+            Diverged: the loss was not finite. A file in its folder, DIVERGED, says so from then on.
+            UserError: anything else went wrong.
+        """
+        if not message:
+            return read_results(self.folder)
         if not message.startswith(DIVERGENCE):
             raise UserError(f"{self.folder}: {message}")
         with atomic_write(os.path.join(self.folder, DIVERGED)) as file:

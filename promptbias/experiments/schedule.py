@@ -1,19 +1,19 @@
 """Many runs: several at a time, with a progress bar, and how long they will take."""
 
-import os
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from tqdm import tqdm
 
+from promptbias.experiments.executors.executor import Executor
 from promptbias.experiments.layout import backbone_of
 from promptbias.experiments.paper import DATASETS
 from promptbias.experiments.results import Results
-from promptbias.experiments.runs import Diverged, Run, terminate_children
+from promptbias.experiments.runs import Diverged, Run
 from promptbias.utils.errors import UserError
-from promptbias.utils.startup import Terminated
 
 # Measured on two CPU cores, in seconds: per training image, per class text in a training step, per test image.
 SECONDS = {"vit_b16": (0.18, 0.006, 0.06), "tiny": (0.006, 0.004, 0.002)}
@@ -33,37 +33,38 @@ class Outcome:
     failed_datasets: dict[str, str] = field(default_factory=dict)
 
 
-def run_all(todo: Sequence[Run], done: dict[Run, Results], jobs: int) -> Outcome:
-    """Perform the runs `todo`, `jobs` at a time, and enter their results in `done`.
+def run_all(todo: Sequence[Run], done: dict[Run, Results], executor: Executor) -> Outcome:
+    """Perform the runs `todo`, several at a time, and enter their results in `done`.
 
     A training that diverges does not stop the others; any other error leaves out the rest of its dataset.
     """
-    outcome = Outcome()
-    # Programs that run at the same time and each want all cores are far slower than one after the other.
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-
-    def perform(run: Run) -> str:
-        if run.dataset not in outcome.failed_datasets:
-            try:
-                done[run] = run.perform(threads)
-            except Diverged as error:
-                outcome.diverged[run] = str(error)
-            except UserError as error:
-                outcome.failed_datasets.setdefault(run.dataset, str(error))
-        return run.folder
-
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run", dynamic_ncols=True) as bar:
-        futures = [pool.submit(perform, run) for run in todo]
-        try:
-            for future in as_completed(futures):
-                bar.set_description(future.result())
+    outcome, waiting = Outcome(), deque(todo)
+    running: dict[Any, Run] = {}
+    with executor, tqdm(total=len(todo), unit="run", dynamic_ncols=True) as bar:
+        while waiting or running:
+            while waiting and len(running) < executor.room():
+                run = waiting.popleft()
+                if run.dataset not in outcome.failed_datasets:
+                    running[executor.start(run)] = run
+                else:
+                    bar.update()
+            if running:
+                handle = executor.first_ended(running)
+                run = running.pop(handle)
+                enter(run, executor.said(handle), done, outcome)
+                bar.set_description(run.folder)
                 bar.update()
-        except BaseException as error:
-            if isinstance(error, Terminated):
-                terminate_children()
-            pool.shutdown(cancel_futures=True)
-            raise
     return outcome
+
+
+def enter(run: Run, said: str, done: dict[Run, Results], outcome: Outcome) -> None:
+    """Enter the results of a run that ended in `done`, or what went wrong in `outcome`."""
+    try:
+        done[run] = run.conclude(said)
+    except Diverged as error:
+        outcome.diverged[run] = str(error)
+    except UserError as error:
+        outcome.failed_datasets.setdefault(run.dataset, str(error))
 
 
 def estimate_seconds(todo: Sequence[Run], done: dict[Run, Results]) -> float:
