@@ -11,8 +11,8 @@ import os
 from promptbias.engine.config import check_pairs
 from promptbias.experiments import arena, layout
 from promptbias.experiments.arena import BASE, EVERY, NEW, Arena
-from promptbias.experiments.paper import DATASETS, EMBEDDED
 from promptbias.experiments.executors.flags import add_executor_flags, check_jobs
+from promptbias.experiments.paper import DATASETS, EMBEDDED
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
@@ -73,7 +73,7 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f"--shots is {args.shots}, but must be at least 1")
     if args.on == "slurm":
         raise UserError(
-            "the arena chooses learning rates before it trains, so it is not one array script; use --on ray, or leave it out"
+            "the arena chooses learning rates before it trains, so it is not one array script; use --on ray"
         )
     if not all(0 < factor < math.inf for factor in args.grid):
         raise UserError(f"--grid is {' '.join(map(str, args.grid))}, but must be numbers above 0")
