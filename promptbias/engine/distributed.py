@@ -91,7 +91,8 @@ def choose_device() -> None:
         UserError: there are fewer GPUs than processes on this machine.
     """
     named, local = os.environ.get("CUDA_VISIBLE_DEVICES"), int(os.environ["LOCAL_RANK"])
-    devices = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()  # what is named need not be there: -1 hides all, and a CPU machine has none
+    devices = named.split(",")[:count] if named else [str(i) for i in range(count)]
     if devices and local >= len(devices):
         raise UserError(
             f"torchrun started process {local + 1} of this machine, which has {len(devices)} GPUs; use "

@@ -13,6 +13,9 @@ import torch
 import two_processes
 from conftest import ROOT
 
+from promptbias.engine import distributed
+from promptbias.utils.errors import UserError
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 
@@ -79,3 +82,25 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path, train_py):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert f"another process trains or tests in {tmp_path}" in done.stderr
     assert os.listdir(tmp_path) == [run_folder.LOCK]
+
+
+@pytest.mark.parametrize(
+    ("named", "there", "seen"),
+    [(None, 2, "1"), ("5,3", 2, "3"), ("-1", 0, "-1"), ("0", 0, "0"), ("", 0, ""), (None, 0, None)],
+)
+def test_each_process_sees_its_own_gpu_and_without_any_all_train_on_the_cpu(monkeypatch, named, there, seen):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named or "")
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    distributed.choose_device()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    with pytest.raises(UserError, match="which has 1 GPUs; use --nproc-per-node 1"):
+        distributed.choose_device()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import THREE_BLOCKS
@@ -74,6 +75,17 @@ def test_a_cluster_that_is_not_there_and_ray_that_is_not_there_end_in_one_senten
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"not installed; `pip install \"promptbias\[ray\]\"`"):
         OnRay(jobs=1).__enter__()
+
+
+def test_a_run_on_ray_asks_for_no_more_memory_than_a_machine_has():
+    nodes = [{"Alive": True, "Resources": {"CPU": 4, "memory": gib * 2**30}} for gib in (2, 3)]
+    nodes.append({"Alive": False, "Resources": {"CPU": 4, "memory": 100 * 2**30}})
+    executor = OnRay(jobs=2)
+    executor.ray, executor.gpu_gib = SimpleNamespace(nodes=lambda: nodes), 0.0
+    small, large = (bias().run(dataset, 1, 16, "data", "output") for dataset in ("digits", "imagenet"))
+    assert estimate_gib(small) < 3 < estimate_gib(large)
+    assert executor.needs(small) == {"num_cpus": 2, "memory": int(estimate_gib(small) * 2**30)}
+    assert executor.needs(large) == {"num_cpus": 2, "memory": 3 * 2**30}
 
 
 class Fake:

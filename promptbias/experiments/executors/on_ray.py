@@ -97,11 +97,17 @@ class OnRay:
         found = [node["Resources"].get("CPU", 0) for node in self.ray.nodes() if node["Alive"]]
         return min((cores for cores in found if cores), default=1)
 
+    def memory(self) -> float:
+        """Of the largest machine, in bytes, as Ray hands it out."""
+        return max((node["Resources"].get("memory", 0) for node in self.ray.nodes() if node["Alive"]), default=0)
+
     def needs(self, run: Run) -> dict[str, float]:
         """What Ray sets aside for a run; its memory on the CPU, and on a GPU a share of that."""
         needed = estimate_gib(run)
         share = {"num_gpus": share_of_gpu(needed, self.gpu_gib)} if self.gpu_gib else {}
-        return {"num_cpus": max(1, self.cores() // self.jobs), "memory": int(needed * GIB), **share}
+        # Ray waits for ever for a machine with more memory than any has; such a run gets a machine for itself.
+        memory = int(min(needed * GIB, self.memory()))
+        return {"num_cpus": max(1, self.cores() // self.jobs), "memory": memory, **share}
 
     def room(self) -> int:
         machines = sum(bool(node["Alive"]) for node in self.ray.nodes())
