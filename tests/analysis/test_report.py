@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from promptbias.analysis import commands, mistakes, report
 from promptbias.analysis.__main__ import main
+from promptbias.analysis.accuracies import tabulate
 from promptbias.analysis.comparison import Comparison
 from promptbias.analysis.sections import Section, number_tables
 from promptbias.engine.predictions import Prediction, read_predictions, write_predictions
@@ -123,7 +125,35 @@ def test_what_the_page_is_about_stands_at_its_top(runs, tmp_path, only):
     only("eos-attention")
     page = make(tmp_path, "--model-dir", runs["bias"], "--template", "an image of {} & more.")
     assert "<title>What tuning did to CLIP: bias on ImageFolder</title>" in page
-    assert "<td>an image of {} &amp; more.</td>" in page and "3 test images, 3 classes, 2 shots" in page
+    assert "<td>an image of {} &amp; more.</td>" in page and "12 test images, 3 classes, 2 shots" in page
+    assert "on 3 of 12 test images, evenly spaced:" in page
+
+
+def test_accuracies_of_seeds_are_averaged_and_tuning_is_counted_by_image():
+    plain = [True, True, False, False]
+    seeds = np.array([[plain, [True, False, True, True]], [plain, [True, True, True, True]]])
+    heading, zero_shot, tuned = tabulate(["plain", "tuned"], seeds)
+    assert zero_shot[1].startswith("50 [") and zero_shot[2:] == ["", "", ""]
+    assert tuned[1].startswith("87.5 ± ") and tuned[2].startswith("37.5 ± ") and tuned[3:] == ["2", "0.5"]
+    assert len(heading) == len(zero_shot) == len(tuned)
+
+
+def test_further_runs_are_looked_up_before_work_begins(runs, tmp_path):
+    argv = ["report", "--output", str(tmp_path / "out"), "--model-dir", str(runs["bias"])]
+    with pytest.raises(UserError, match="none holds no run"):
+        main([*argv, "--also", str(tmp_path / "none")])
+    with pytest.raises(UserError, match="one by one"):
+        main([*argv, "--also", str(runs["deep"]), "--compare", str(runs["deep"])])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_report_of_several_seeds(runs, tmp_path, capsys):
+    for seed in (1, 2):
+        shutil.copytree(runs["bias"], tmp_path / "kind" / f"seed{seed}")
+    page = make(tmp_path / "out", "--seeds-of", tmp_path / "kind", "--only", "distance")
+    assert "Mean over seeds 1, 2" in page and "From 3 of 12 test images, evenly spaced." in page
+    assert "distance: as it was made before" not in capsys.readouterr().out
 
 
 def test_a_second_report_makes_only_what_is_missing_or_has_changed(runs, tmp_path, monkeypatch, capsys):
