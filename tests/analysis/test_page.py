@@ -34,7 +34,7 @@ def page(exploration, tmp_path_factory):
     """The address of a page with links to all figures, of which one was made."""
     numbers = [["what", "value"], ["b", "10 ± 2"], ["a", "9"], ['"c", d', "-1"]]
     drawing = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" width="600" height="80"/>').decode()
-    sections = [Section(name, "left", left_out="why") for name in FIGURES if name != "distance"]
+    sections = [Section(name, "left", left_out="/a/path" + 60 * "_long") for name in FIGURES if name != "distance"]
     sections.append(Section("distance", "far", "Look.", [numbers], {"distance": drawing}))
     accuracy = Section("accuracy", "accuracy", tables=[[HEADING, ["a model with a long name", *"1234"]]])
     about = {"title": "t", "tuned run": "a/" * 60}
