@@ -3,13 +3,13 @@
 import copy
 import os
 import re
-import subprocess
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; before torch is imported, and for subprocesses
 
 import pytest
 import torch
+from forked import forked
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -91,8 +91,11 @@ def weights_file(random_clip, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def train_py(data_root, weights_file):
-    """train_py(*flags, *pairs): run `python train.py` on Digits with the small CLIP; returns the finished process."""
+def train_py(data_root, weights_file, tmp_path_factory):
+    """train_py(*flags, *pairs): run `python train.py` on Digits with the small CLIP; returns the finished process.
+
+    It is forked (see forked.py); `train_py.command(*flags, *pairs)` is the command for a process from the beginning.
+    """
 
     def command(*words):
         flags = [
@@ -123,8 +126,10 @@ def train_py(data_root, weights_file):
         pairs = next((i for i, word in enumerate(words) if re.fullmatch(r"[A-Z_]+[.][A-Z_.]+", word)), len(words))
         return [sys.executable, "train.py", *flags, *words[:pairs], *options, *words[pairs:]]
 
+    folder = tmp_path_factory.mktemp("output")
+
     def run(*words):
-        return subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True)
+        return forked(command(*words)[1:], ROOT, folder)
 
     run.command = command
     return run

@@ -82,6 +82,8 @@ def read_config(folder: str) -> CfgNode:
     try:
         config = CfgNode(read_yaml(regular_file(path)))
         read_text(path)  # refuses what reads well and is not what was written
+        if not isinstance(config.get("TRAINER"), CfgNode):
+            raise ValueError("its TRAINER is no section")
         return config
     except OSError as error:
         raise UserError(f"{folder} holds no run: {path} cannot be read ({error.strerror})") from error

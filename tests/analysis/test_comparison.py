@@ -94,6 +94,10 @@ def test_folders_without_a_finished_run_are_refused(runs, tmp_path):
         load_trainer(str(tmp_path))
     os.makedirs(tmp_path / "broken")
     config = seals.read_text(os.path.join(runs["deep"], "config.yaml"))
+    for text in ("TRAINER: IVLP\n", "DATASET: {}\n"):
+        (tmp_path / "broken" / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match="its TRAINER is no section"):
+            load_trainer(str(tmp_path / "broken"))
     (tmp_path / "broken" / "config.yaml").write_text(config)
     with pytest.raises(UserError, match="is not finished"):
         load_trainer(str(tmp_path / "broken"))

@@ -160,7 +160,7 @@ def test_a_run_of_the_first_version_is_loaded_as_one_of_today(run, tmp_path):
     today = promptbias.load(run[0], precision="bf16")
     old = shutil.copytree(run[0], tmp_path / "old")
     results = json.loads((old / "results.json").read_text())
-    del results["classnames"], results["sha256"]
+    del results["classnames"], results["sealed"], results["sha256"]
     (old / "results.json").write_text(json.dumps(results))
     loaded = promptbias.load(old, precision="bf16")
     assert loaded.classnames == today.classnames and loaded.precision == today.precision == "bf16"

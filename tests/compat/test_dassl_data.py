@@ -253,6 +253,11 @@ def test_class_batches(items):
         build_sampler("RandomClassSampler", data_source=items, batch_size=40, n_ins=1)
 
 
+def test_more_domains_than_there_are(items):
+    with pytest.raises(ValueError, match="batches of 3 domains cannot be drawn from 2"):
+        build_sampler("RandomDomainSampler", data_source=items, batch_size=6, n_domain=3)
+
+
 @pytest.mark.parametrize("name", ["RandomDomainSampler", "SeqDomainSampler"])
 def test_domain_batches(items, name):
     sampler = build_sampler(name, data_source=items, batch_size=4)

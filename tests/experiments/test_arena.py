@@ -168,6 +168,7 @@ def test_the_figure_shows_every_method(found):
         (["--methods", "BiasTuning:huge"], 'there is no configuration "huge"'),
         (["--methods", "LoRA", "--datasets", "digit"], 'there is no dataset in the tables "digit"'),
         (["--methods", "LoRA", "--grid", "0"], "--grid is 0.0, but must be numbers above 0"),
+        (["--methods", "LoRA", "--on", "slurm"], "not one array script; use --on ray"),
         (["--methods", "LoRA", "--shots", "0"], "--shots is 0, but must be at least 1"),
         (["--methods", "LoRA", "--datasets", "imagenet"], "imagenet has no validation images of its own"),
     ],
@@ -186,7 +187,7 @@ def test_a_small_arena(data_root, weights_file, tmp_path, monkeypatch, capsys):
         """`Run.perform` without a process of its own."""
         performed.append(run)
         train.main(run.argv)
-        return run.results()
+        return ""
 
     monkeypatch.setattr("promptbias.experiments.runs.Run.perform", perform)
     extra = ["MODEL.BACKBONE.NAME", weights_file, "INPUT.SIZE", "(32, 32)", "OPTIM.MAX_EPOCH", "1", *THREE_BLOCKS]

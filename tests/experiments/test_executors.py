@@ -51,7 +51,7 @@ def kill_one(runs, killed):
                 killed.append(run)
 
 
-@pytest.mark.slow
+@pytest.mark.attack
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_runs_on_ray_are_finished_once_although_a_worker_is_killed(tiny_runs, monkeypatch):

@@ -8,9 +8,12 @@ import sys
 
 import pytest
 from conftest import ROOT, THREE_BLOCKS
+from forked import forked
 from miniatures import MINIATURES
 
+from promptbias.analysis.__main__ import main as analysis
 from promptbias.experiments import protocols
+from promptbias.experiments.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,32 @@ def bash(tmp_path, data):
         return subprocess.run(
             ["bash", os.path.join(ROOT, script), *argv], cwd=tmp_path, capture_output=True, text=True, env=environment
         )
+
+    return run
+
+
+@pytest.fixture
+def perform(tmp_path, data, monkeypatch, capsys, tmp_path_factory):
+    """perform(method, protocol, *argv, **environment): what the scripts do, in this process but for its runs, which are
+    forked; returns what it printed. The scripts themselves are the other tests'.
+    """
+    folder = tmp_path_factory.mktemp("printed")
+
+    def in_foreground(run):
+        done = forked([os.path.join(ROOT, "train.py"), *run.argv], ROOT, folder)
+        sys.stderr.write(done.stderr)
+        return done.returncode
+
+    def run(method, protocol, *argv, **variables):
+        for key, value in {"DATA": str(data), "OUTPUT": str(tmp_path / "output"), "SEEDS": "1", **variables}.items():
+            monkeypatch.setenv(key, value)
+        monkeypatch.setattr(Run, "perform_in_foreground", in_foreground)
+        monkeypatch.setattr(protocols, "call", lambda argv: analysis(argv[1:]))
+        try:
+            protocols.main([method, protocol, *argv])
+        except SystemExit as end:
+            assert not end.code
+        return capsys.readouterr().out
 
     return run
 
@@ -93,12 +122,11 @@ def numbers(line):
 
 
 @pytest.mark.slow
-def test_few_shots(bash, tmp_path, weights_file):
-    done = bash("scripts/bias/few_shots.sh", "eurosat", *options(weights_file), SHOTS="1 2")
-    assert done.returncode == 0, done.stderr
+def test_few_shots(perform, tmp_path, weights_file):
+    text = perform("BiasTuning", "few_shots", "eurosat", *options(weights_file), SHOTS="1 2")
     found = {shots: results(tmp_path, "eurosat", "BiasTuning", f"vit_b16_{shots}shots", "seed1") for shots in (1, 2)}
     assert [found[shots]["counts"]["train"] for shots in (1, 2)] == [3, 6]
-    curve = [line for line in done.stdout.splitlines() if line.startswith("EuroSAT")]
+    curve = [line for line in text.splitlines() if line.startswith("EuroSAT")]
     assert [numbers(line) for line in curve] == [
         [shots, pytest.approx(found[shots]["accuracy"], abs=0.05)] for shots in (1, 2)
     ]
@@ -106,13 +134,12 @@ def test_few_shots(bash, tmp_path, weights_file):
 
 
 @pytest.mark.slow
-def test_base_to_new(bash, tmp_path, weights_file):
-    done = bash("scripts/ivlp/base2new.sh", "eurosat", "1", *options(weights_file))
-    assert done.returncode == 0, done.stderr
+def test_base_to_new(perform, tmp_path, weights_file):
+    text = perform("IVLP", "base2new", "eurosat", "1", *options(weights_file))
     runs = "IVLP/vit_b16_prompt_1shots"
     base, new = (results(tmp_path, "eurosat", f"{runs}_{part}", "seed1") for part in ("base", "new"))
     assert set(base["per_class"]) == {"Annual Crop Land", "Forest"} and set(new["per_class"]) == {"Sea or Lake"}
-    last = next(line for line in done.stdout.splitlines() if line.startswith("mean"))
+    last = next(line for line in text.splitlines() if line.startswith("mean"))
     pair = [base["accuracy"], new["accuracy"]]
     expected = statistics.harmonic_mean(pair) if all(pair) else 0
     assert numbers(last) == pytest.approx([*pair, expected], abs=0.05)
@@ -122,17 +149,16 @@ def test_base_to_new(bash, tmp_path, weights_file):
 
 
 @pytest.mark.slow
-def test_domain_generalisation(bash, tmp_path, weights_file):
+def test_domain_generalisation(perform, tmp_path, weights_file):
     targets = ["imagenetv2", "imagenet_a"]
-    done = bash("scripts/ivlp/dg.sh", "1", *options(weights_file), TARGETS=" ".join(targets))
-    assert done.returncode == 0, done.stderr
+    text = perform("IVLP", "dg", "1", *options(weights_file), TARGETS=" ".join(targets))
     assert results(tmp_path, "imagenet", "IVLP", "vit_b16_prompt_1shots", "seed1")["counts"]["train"] == 4
     accuracies = []
     for target in targets:
         tested = results(tmp_path, target, "IVLP", "vit_b16_prompt_1shots_from_imagenet", "seed1")
         assert tested["seconds"]["train"] == 0 and tested["dataset"] == MINIATURES[target][0]
         accuracies.append(tested["accuracy"])
-    lines = done.stdout.splitlines()
+    lines = text.splitlines()
     shown = [numbers(next(line for line in lines if line.startswith(name)))[0] for name in (*targets, "average")]
     assert shown == pytest.approx([*accuracies, statistics.mean(accuracies)], abs=0.05)
 
@@ -206,10 +232,10 @@ def test_wrong_arguments_are_one_sentence_before_anything_runs(bash, tmp_path, s
 
 
 @pytest.mark.slow
-def test_zero_shot_is_of_the_clip_that_is_tuned(bash, tmp_path):
+def test_zero_shot_is_of_the_clip_that_is_tuned(perform, tmp_path):
     """And of a configuration's name the backbone may be left out; and ~ is the home folder."""
-    done = bash("scripts/ivlp/main.sh", "digits", "1", "shallow", "OPTIM.MAX_EPOCH", "1", DATA="~/own data", SEEDS="0")
-    assert done.returncode == 0, done.stderr
+    home = {"HOME": str(tmp_path), "DATA": "~/own data"}
+    perform("IVLP", "main", "digits", "1", "shallow", "OPTIM.MAX_EPOCH", "1", SEEDS="0", **home)
     tuned = results(tmp_path, "digits", "IVLP", "tiny_shallow_1shots", "seed0")
     assert tuned["backbone"] == results(tmp_path, "digits", "ZeroshotCLIP", "tiny")["backbone"] == "tiny"
     assert tuned["seed"] == 0 and (tmp_path / "own data" / "digits" / "images").is_dir()

@@ -44,6 +44,10 @@ class RandomDomainSampler(_GroupSampler):
         self.by_domain = _indices_by(data_source, "domain")
         self.domains = list(self.by_domain)
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
+        if self.n_domain > len(self.domains):
+            raise ConfigError(
+                f"batches of {self.n_domain} domains cannot be drawn from {len(self.domains)}; choose fewer"
+            )
         if batch_size % self.n_domain:
             raise ConfigError(f"a batch of {batch_size} images does not divide into {self.n_domain} domains; change it")
         self.n_images = batch_size // self.n_domain
