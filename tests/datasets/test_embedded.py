@@ -21,7 +21,6 @@ from promptbias.datasets.letters import FONTS, Letters, LowerLetters
 from promptbias.datasets.shifted_digits import InvertedDigits, NoisyDigits, RotatedDigits, TexturedDigits
 from promptbias.datasets.sources import SOURCES
 
-
 COUNTS = dict(letters.COUNTS)
 
 
