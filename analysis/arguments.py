@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from .comparison import Comparison
 
 
-def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command that looks at a run understands."""
+def add_comparison_arguments(parser: argparse.ArgumentParser, all_samples: str = "all of them") -> None:
+    """What every command that looks at a run understands.
+
+    Args:
+        all_samples: what the command uses without --samples, for its help.
+    """
     tuned = parser.add_mutually_exclusive_group(required=True)
     tuned.add_argument("--model-dir", metavar="DIR", help="folder of a finished run; its config.yaml says the rest")
     tuned.add_argument(
@@ -28,7 +32,7 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", default="report", metavar="DIR", help="output folder (default: report)")
     parser.add_argument(
-        "--samples", type=int, metavar="N", help="use N evenly spaced test images (default: all of them)"
+        "--samples", type=int, metavar="N", help=f"use N evenly spaced test images (default: {all_samples})"
     )
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="batch size (does not affect results; default: 32)"

@@ -129,6 +129,11 @@ class Comparison:
         """How many test images `batches` yields."""
         return len(self.indices)
 
+    @property
+    def total(self) -> int:
+        """The number of images in the test set, of which `indices` may be a few."""
+        return len(self._data.test)
+
     def stratified(self, count: int) -> "Comparison":
         """The same models on at most `count` of these images: evenly spaced after sorting them by class."""
         by_class = sorted(self.indices, key=lambda index: self._data.test[index].label)

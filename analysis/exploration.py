@@ -58,7 +58,7 @@ def explore(comparison: Comparison, count: int = SHOWN) -> Exploration:
         explored(comparison, index, *few.image(index), [model.logit_scale * g.T for model, g in zip(models, text)])
         for index in few.indices
     ]
-    return Exploration(images, L, H, int(M**0.5), len(comparison))
+    return Exploration(images, L, H, int(M**0.5), comparison.total)
 
 
 def explored(comparison: Comparison, index: int, image: Tensor, label: int, heads: list[Tensor]) -> dict[str, Any]:

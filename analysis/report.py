@@ -9,19 +9,22 @@ import time
 import torch
 
 from promptbias import __version__
+from promptbias.engine.run_folder import read_config
 from promptbias.experiments.results import short_names
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
 from . import figures, pages
+from .accuracies import accuracy_table
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options
-from .comparison import Comparison
+from .comparison import Comparison, ComparisonOverSeeds
 from .exploration import SHOWN, Exploration, explore
 from .mistakes import Mistakes, find_mistakes
 from .sections import Section, Table, keep, kept, made_from, number_tables, svg
 from .seeds import result_of
 
+ACCURACY = "accuracy"  # the name of the table at the head of the page
 # Test images of each figure without --samples, and what an image costs in forward passes of all models, roughly (a
 # backward pass counts as two): for the estimate alone. Figures that are not listed count as DEFAULT.
 DEFAULT = (1000, 4.0)
@@ -37,7 +40,7 @@ SAMPLES_AND_PASSES: dict[str, tuple[int, float]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all figures understand, and the options of each."""
-    add_comparison_arguments(parser)
+    add_comparison_arguments(parser, f"at most {DEFAULT[0]}, evenly over the classes, and fewer for slow figures")
     parser.add_argument(
         "--only", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="only these figures"
     )
@@ -63,7 +66,11 @@ def main(args: argparse.Namespace) -> None:
     if args.explore < 0:
         raise UserError(f"--explore is {args.explore}, but must be at least 0")
     figures.check_writable(args.output)
+    if args.also and (args.compare or args.seeds_of):
+        raise UserError("--also goes with --model-dir alone; make reports with --compare or --seeds-of one by one")
     runs = [args.model_dir, *args.also]
+    for run in args.also:
+        read_config(run)  # a wrong name ends the command now, not after hours
     for run, name in zip(runs, short_names(runs) if args.also else [""]):
         of_run = copy.copy(args)
         of_run.model_dir, of_run.output = run, os.path.join(args.output, name.replace(os.sep, "-"))
@@ -79,13 +86,13 @@ def report(args: argparse.Namespace) -> None:
     checksums = {name: made_from(name, args, counts[name]) for name in names}
     found = {name: kept(name, args.output, checksums[name]) for name in names}
     print_estimate(comparison, {name: counts[name] for name in names if found[name] is None})
+    accuracy = accuracies(comparison, args)
     sections = []
     for name in names:
         section = found[name]
         if section is None:
             section = make_section(name, comparison.stratified(counts[name]), args)
-            if counts[name] < len(comparison):
-                section.samples = f"From {counts[name]} of {len(comparison)} test images, evenly over the classes."
+            section.samples = f"From {sample_note(counts[name], comparison, args)}."
             keep(section, args.output, checksums[name])
         else:
             print(f"{name}: as it was made before, from the same runs and options")
@@ -93,8 +100,21 @@ def report(args: argparse.Namespace) -> None:
     exploration = explore(comparison, args.explore) if args.explore else None
     path = os.path.join(args.output, "index.html")
     with atomic_write(path) as file:
-        file.write(render(facts(comparison, args), sections, mistakes, exploration))
+        file.write(render(facts(comparison, args), sections, mistakes, exploration, accuracy))
     print(f"written: {path} ({os.path.getsize(path) / 1e6:.1f} MB)")
+
+
+def accuracies(comparison: Comparison, args: argparse.Namespace) -> Section:
+    """The table at the head of the page, kept like a figure's section."""
+    count = sample_count(ACCURACY, comparison, args)
+    checksum = made_from(ACCURACY, args, count)
+    section = kept(ACCURACY, args.output, checksum)
+    if section is None:
+        few = comparison.stratified(count)
+        note = sample_note(count, comparison, args)
+        section = Section(ACCURACY, "accuracy", tables=[accuracy_table(few)], samples=note)
+        keep(section, args.output, checksum)
+    return section
 
 
 def sample_count(name: str, comparison: Comparison, args: argparse.Namespace) -> int:
@@ -104,11 +124,22 @@ def sample_count(name: str, comparison: Comparison, args: argparse.Namespace) ->
     return min(len(comparison), SAMPLES_AND_PASSES.get(name, DEFAULT)[0])
 
 
+def sample_note(count: int, comparison: Comparison, args: argparse.Namespace) -> str:
+    """Which test images something is made from, in words."""
+    if count == comparison.total:
+        return f"all {count} test images"
+    return (
+        f"{count} of {comparison.total} test images, {'evenly spaced' if args.samples else 'evenly over the classes'}"
+    )
+
+
 def print_estimate(comparison: Comparison, counts: dict[str, int]) -> None:
     """Say how long figures will take, roughly: the time of a forward pass on this machine times passes and images."""
     if not counts:
         return
     each = seconds_per_image(comparison)
+    if isinstance(comparison, ComparisonOverSeeds):
+        each *= len(comparison.seeds)
     seconds = {name: each * count * SAMPLES_AND_PASSES.get(name, DEFAULT)[1] for name, count in counts.items()}
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
     print(
@@ -167,7 +198,7 @@ def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
         "title": f"What tuning did to CLIP: {comparison.label} on {cfg.DATASET.NAME}",
         "tuned run": f"{args.model_dir} ({comparison.label})",
         "compared with": ", ".join(args.compare) or "nothing",
-        "dataset": f"{cfg.DATASET.NAME}, {len(comparison)} test images, {len(comparison.classnames)} classes, "
+        "dataset": f"{cfg.DATASET.NAME}, {comparison.total} test images, {len(comparison.classnames)} classes, "
         f"{cfg.DATASET.NUM_SHOTS} shots",
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "template of zero-shot CLIP": comparison.plain.template,
@@ -177,19 +208,21 @@ def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
 
 
 def render(
-    about: dict[str, str], sections: list[Section], mistakes: Mistakes, exploration: Exploration | None = None
+    about: dict[str, str],
+    sections: list[Section],
+    mistakes: Mistakes,
+    exploration: Exploration | None = None,
+    accuracy: Section | None = None,
 ) -> str:
     """The page, as HTML."""
     shown = {key: value for key, value in about.items() if key != "title"}
-    if not mistakes.left_out and mistakes.total:
-        right = mistakes.total - mistakes.wrong
-        shown["accuracy of the tuned run"] = f"{100 * right / mistakes.total:.1f} % of {mistakes.total} test images"
     return pages.render(
         "report.html.j2",
         title=about["title"],
         facts=shown,
         sections=sections,
         mistakes=mistakes,
+        accuracy=accuracy,
         exploration=dataclasses.asdict(exploration) if exploration else None,
         exploration_table=images_table(exploration) if exploration else [],
     )

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -55,26 +56,45 @@ class Stored(msgspec.Struct):
 
 
 def number_tables(headlines: Iterable[tuple[str, float]], labels: Sequence[str]) -> list[Table]:
-    """Numbers as tables: one with a row for each model and a column for each quantity, and one of all other numbers.
+    """Numbers as tables: one with rows for models or variants and columns for quantities, and one of all others.
 
     Args:
-        headlines: (what, value); those of a model begin with its label and a comma or a colon.
+        headlines: (what, value); `row_and_quantity` takes `what` apart.
         labels: of the models.
     """
-    of_model: dict[str, dict[str, str]] = {label: {} for label in labels}
+    found: dict[str, dict[str, str]] = {}
     others: Table = []
     for what, value in headlines:
+        row, quantity = row_and_quantity(what, labels)
         text = figures.format_number(value)
-        owners = [label for label in labels if what.startswith((f"{label}, ", f"{label}: "))]
-        if owners:
-            label = max(owners, key=len)
-            of_model[label][what[len(label) + 2 :]] = text
+        if row:
+            found.setdefault(row, {})[quantity] = text
         else:
-            others.append([what, text])
-    quantities = list(dict.fromkeys(name for values in of_model.values() for name in values))
-    rows = [[label, *(values.get(name, "") for name in quantities)] for label, values in of_model.items() if values]
-    tables = [[["model", *quantities], *rows]] if rows else []
+            others.append([quantity, text])
+    quantities = list(dict.fromkeys(name for values in found.values() for name in values))
+    rows = [[row, *(values.get(name, "") for name in quantities)] for row, values in found.items()]
+    of_models = all(row.startswith(tuple(labels)) for row in found)
+    tables = [[["model" if of_models else "what", *quantities], *rows]] if rows else []
     return tables + ([[["what", "value"], *others]] if others else [])
+
+
+def row_and_quantity(what: str, labels: Sequence[str]) -> tuple[str, str]:
+    """A number's name as a row and a column of a table; the row is "" where it has none.
+
+    >>> row_and_quantity("share of SOS, CLIP: std", ["CLIP"]), row_and_quantity("area, CLIP, cut", ["CLIP"])
+    (('CLIP', 'share of SOS: std'), ('CLIP, cut', 'area'))
+    >>> row_and_quantity("CLIP, α = 0: margin", ["CLIP"]), row_and_quantity("none, vision: accuracy", ["CLIP"])
+    (('CLIP, α = 0', 'margin'), ('none, vision', 'accuracy'))
+    """
+    for label in sorted(labels, key=len, reverse=True):
+        match = re.fullmatch(rf"(?:(.*), )?{re.escape(label)}(?:, ([^:]*))?(?:: (.*))?", what)
+        if match:
+            before, after, tail = (group or "" for group in match.groups())
+            if not before and not tail:
+                return label, after
+            return f"{label}, {after}" if after else label, ": ".join(filter(None, (before, tail)))
+    variant, _, quantity = what.rpartition(": ")
+    return variant, quantity
 
 
 @figures.theme()

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from promptbias.analysis import report
+from promptbias.analysis.accuracies import HEADING
+from promptbias.analysis.commands import FIGURES
 from promptbias.analysis.comparison import Comparison
 from promptbias.analysis.exploration import explore
 from promptbias.analysis.mistakes import Mistakes
@@ -29,12 +31,15 @@ def exploration(runs):
 
 @pytest.fixture(scope="module")
 def page(exploration, tmp_path_factory):
-    """The address of a page with one section."""
+    """The address of a page with links to all figures, of which one was made."""
     numbers = [["what", "value"], ["b", "10 ± 2"], ["a", "9"], ['"c", d', "-1"]]
     drawing = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" width="600" height="80"/>').decode()
-    section = Section("distance", "far", "Look.", [numbers], {"distance": drawing})
+    sections = [Section(name, "left", left_out="/a/path" + 60 * "_long") for name in FIGURES if name != "distance"]
+    sections.append(Section("distance", "far", "Look.", [numbers], {"distance": drawing}))
+    accuracy = Section("accuracy", "accuracy", tables=[[HEADING, ["a model with a long name", *"1234"]]])
+    about = {"title": "t", "tuned run": "a/" * 60}
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(report.render({"title": "t", "tuned run": "a/" * 60}, [section], Mistakes(total=3), exploration))
+    path.write_text(report.render(about, sections, Mistakes(total=3), exploration, accuracy))
     return path.as_uri()
 
 
@@ -152,6 +157,17 @@ def test_a_table_is_sorted_and_saved(browser):
     text = urllib.parse.unquote(address.partition(",")[2])
     assert name == "distance-1.csv"
     assert list(csv.reader(io.StringIO(text))) == [["what", "value"], ["b", "10 ± 2"], ["a", "9"], ['"c", d', "-1"]]
+
+
+def test_tables_can_be_sorted_on_a_page_without_images_to_explore(scripted, tmp_path):
+    path = tmp_path / "index.html"
+    accuracy = Section("accuracy", "accuracy", tables=[[HEADING, ["a", *"2345"], ["b", *"1345"]]])
+    path.write_text(report.render({"title": "t"}, [], Mistakes(total=3), accuracy=accuracy))
+    scripted.get(path.as_uri())
+    css(scripted, "th:nth-child(2) button").click()
+    assert [row.text[0] for row in scripted.find_elements("css selector", "tbody tr")] == ["b", "a"]
+    links = [a.get_attribute("href").partition("#")[2] for a in scripted.find_elements("css selector", "nav a")]
+    assert all(scripted.find_elements("id", link) for link in links)
 
 
 def test_the_page_fits_a_phone_and_asks_for_nothing(browser):

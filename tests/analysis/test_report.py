@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from promptbias.analysis import commands, mistakes, report
 from promptbias.analysis.__main__ import main
+from promptbias.analysis.accuracies import tabulate
 from promptbias.analysis.comparison import Comparison
 from promptbias.analysis.sections import Section, number_tables
 from promptbias.engine.predictions import Prediction, read_predictions, write_predictions
@@ -38,22 +40,24 @@ def make(folder, *argv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, compare", [("deep", ["--compare", "shallow"]), ("bias", [])])
-def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name, compare):
-    page = make(tmp_path, "--model-dir", runs[name], *(runs.get(argument, argument) for argument in compare))
-    for section in commands.FIGURES:
+@pytest.mark.parametrize("name", ["deep", "bias"])
+def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name):
+    """Figures that show compared runs are made of one run only, to save time: tests of their own compare runs."""
+    compare = ["--compare", runs["shallow"]] if name == "deep" else []
+    made = [figure for figure, command in commands.FIGURES.items() if not (compare and command.shows_compared_runs)]
+    page = make(tmp_path, "--model-dir", runs[name], *compare, "--only", *made, "mean-to-bias")
+    for section in {*made, "mean-to-bias"}:
         assert f'<h2 id="{section}">' in page and f'<a href="#{section}">' in page
     assert '<h2 id="mistakes">' in page and '<a href="#mistakes">' in page
     assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,", source) for source in re.findall(r'src="([^"]*)"', page))
     assert "://" not in page
     links = re.findall(r'href="([^#"]+)"', page)
     assert links and all((tmp_path / link).exists() for link in links)
-    assert page.count("How to read it") + page.count("Left out") == len(commands.FIGURES)
+    assert page.count("How to read it") + page.count("Left out") == len({*made, "mean-to-bias"})
     about_prompts = {"decompose", "ablations", "controls", "constancy", "mean-to-bias"}
     left_out = set(re.findall('<h2 id="([^"]*)">(?:(?!<h2).)*Left out', page, re.DOTALL)) - {"mistakes"}
-    assert left_out == {"foreground"} | (about_prompts if name == "bias" else {"bias-norms"})  # there are no masks
-    not_shown = sum(not command.shows_compared_runs for command in commands.FIGURES.values())
-    assert page.count(commands.NOT_SHOWN) == (not_shown if compare else 0)
+    assert left_out == (about_prompts | {"foreground"} if name == "bias" else set())  # there are no masks
+    assert page.count(commands.NOT_SHOWN) == (len(made) if compare else 0)
 
 
 def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
@@ -123,7 +127,35 @@ def test_what_the_page_is_about_stands_at_its_top(runs, tmp_path, only):
     only("eos-attention")
     page = make(tmp_path, "--model-dir", runs["bias"], "--template", "an image of {} & more.")
     assert "<title>What tuning did to CLIP: bias on ImageFolder</title>" in page
-    assert "<td>an image of {} &amp; more.</td>" in page and "3 test images, 3 classes, 2 shots" in page
+    assert "<td>an image of {} &amp; more.</td>" in page and "12 test images, 3 classes, 2 shots" in page
+    assert "on 3 of 12 test images, evenly spaced:" in page
+
+
+def test_accuracies_of_seeds_are_averaged_and_tuning_is_counted_by_image():
+    plain = [True, True, False, False]
+    seeds = np.array([[plain, [True, False, True, True]], [plain, [True, True, True, True]]])
+    heading, zero_shot, tuned = tabulate(["plain", "tuned"], seeds)
+    assert zero_shot[1].startswith("50 [") and zero_shot[2:] == ["", "", ""]
+    assert tuned[1].startswith("87.5 ± ") and tuned[2].startswith("37.5 ± ") and tuned[3:] == ["2", "0.5"]
+    assert len(heading) == len(zero_shot) == len(tuned)
+
+
+def test_further_runs_are_looked_up_before_work_begins(runs, tmp_path):
+    argv = ["report", "--output", str(tmp_path / "out"), "--model-dir", str(runs["bias"])]
+    with pytest.raises(UserError, match="none holds no run"):
+        main([*argv, "--also", str(tmp_path / "none")])
+    with pytest.raises(UserError, match="one by one"):
+        main([*argv, "--also", str(runs["deep"]), "--compare", str(runs["deep"])])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_report_of_several_seeds(runs, tmp_path, capsys):
+    for seed in (1, 2):
+        shutil.copytree(runs["bias"], tmp_path / "kind" / f"seed{seed}")
+    page = make(tmp_path / "out", "--seeds-of", tmp_path / "kind", "--only", "distance")
+    assert "Mean over seeds 1, 2" in page and "From 3 of 12 test images, evenly spaced." in page
+    assert "distance: as it was made before" not in capsys.readouterr().out
 
 
 def test_a_second_report_makes_only_what_is_missing_or_has_changed(runs, tmp_path, monkeypatch, capsys):
@@ -146,6 +178,10 @@ def test_tables_have_a_row_for_each_model_and_a_column_for_each_quantity():
     assert number_tables(headlines, ["CLIP", "CLIP, deep"]) == [
         [["model", "area", "gap"], ["CLIP", "1.5", "3"], ["CLIP, deep", "2", ""]],
         [["what", "value"], ["ratio", "0.25"]],
+    ]
+    headlines = [("share, CLIP: std", 1.0), ("none, vision: accuracy", 2.0), ("CLIP, α = 0: accuracy", 3.0)]
+    assert number_tables(headlines, ["CLIP"]) == [
+        [["what", "share: std", "accuracy"], ["CLIP", "1", ""], ["none, vision", "", "2"], ["CLIP, α = 0", "", "3"]]
     ]
 
 

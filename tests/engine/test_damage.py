@@ -247,10 +247,10 @@ def test_parameters_that_are_none_are_not_loaded(trainer, position, value, dtype
 def test_logits_that_are_none_are_not_counted(value):
     logits = torch.zeros(4, 3)
     trainer = SimpleNamespace(model=lambda _: logits, predicted=SimpleNamespace(add=lambda _: None))
-    assert TuningTrainer.model_inference(trainer, None) is logits
+    assert TuningTrainer.model_inference(trainer, torch.zeros(4, 1)) is logits
     logits[2, 1] = value
     with pytest.raises(UserError, match="the logits are not finite"):
-        TuningTrainer.model_inference(trainer, None)
+        TuningTrainer.model_inference(trainer, torch.zeros(4, 1))
 
 
 @pytest.mark.slow
