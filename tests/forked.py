@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "torchvision.transforms", "clip", "sklearn.metrics", "tensorboard.summary"])
@@ -19,7 +20,8 @@ def forked(argv, cwd, folder):
     Returns:
         The finished process, as `subprocess.run` has it.
     """
-    outputs = [os.path.join(folder, f"{name}{os.getpid()}") for name in ("stdout", "stderr")]
+    unique = f"{os.getpid()}-{threading.get_ident()}"
+    outputs = [os.path.join(folder, f"{name}-{unique}") for name in ("stdout", "stderr")]
     process = CONTEXT.Process(target=execute, args=(argv, cwd, dict(os.environ), outputs))
     process.start()
     process.join()

@@ -29,7 +29,11 @@ def methods():
     register_all()
     from dassl.engine import TRAINER_REGISTRY
 
-    found = {name: TRAINER_REGISTRY.get(name).custom_clip.config for name in TRAINER_REGISTRY.registered_names()}
+    trainers = {name: TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()}
+    ours = {
+        name: trainer for name, trainer in trainers.items() if trainer.__module__.startswith("promptbias.trainers.")
+    }
+    found = {name: trainer.custom_clip.config for name, trainer in ours.items()}
     return {name: config for name, config in sorted(found.items()) if config.trains}
 
 

@@ -11,13 +11,14 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, THREE_BLOCKS
+from forked import forked
 from miniatures import MINIATURES
 
 from promptbias.analysis import table
 from promptbias.analysis.__main__ import main
 from promptbias.analysis.commands import make_parser
 from promptbias.experiments.paper import AVERAGE, METHODS, Absent, prompts, published, zero_shot
-from promptbias.experiments.runs import DIVERGED
+from promptbias.experiments.runs import DIVERGED, Run
 from promptbias.utils.errors import UserError
 
 
@@ -73,8 +74,8 @@ def test_csv_and_orientation():
 
 
 @pytest.fixture
-def table_py(tmp_path, weights_file):
-    """table_py(*argv): run `python -m analysis table` on a miniature EuroSAT with a CLIP of three blocks."""
+def table_argv(tmp_path, weights_file):
+    """table_argv(*argv): arguments of `python -m analysis` for a table of a miniature EuroSAT and a small CLIP."""
     MINIATURES["eurosat"][1](tmp_path / "data")
     extra = [
         "MODEL.BACKBONE.NAME",
@@ -86,15 +87,37 @@ def table_py(tmp_path, weights_file):
         *THREE_BLOCKS,
     ]
 
-    def run(*argv, options=("OPTIM.MAX_EPOCH", "1")):
+    def make(*argv, options=("OPTIM.MAX_EPOCH", "1")):
         narrowed = ["--methods", "CLIP", "BIAS", "--seeds", "1", "2", "--shots", "1"]
         where = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "output")]
-        return subprocess.run(
-            [sys.executable, "-m", "analysis", "table", *narrowed, *where, *argv, "--extra", *extra, *options],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
+        return ["table", *narrowed, *where, *argv, "--extra", *extra, *options]
+
+    return make
+
+
+@pytest.fixture
+def table_py(table_argv):
+    """table_py(*argv): the finished `python -m analysis table ...`."""
+
+    def run(*argv):
+        command = [sys.executable, "-m", "analysis", *table_argv(*argv)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture
+def table_here(table_argv, monkeypatch, capsys, tmp_path):
+    """table_here(*argv, options=...): what `python -m analysis table ...` prints, with forked runs."""
+
+    def perform(run, threads=None):
+        done = forked([os.path.join(ROOT, "train.py"), *run.argv], ROOT, tmp_path)
+        return done.stderr.splitlines()[-1].removeprefix("error: ") if done.returncode else ""
+
+    def run(*argv, options=("OPTIM.MAX_EPOCH", "1")):
+        monkeypatch.setattr(Run, "perform", perform)
+        assert not main(table_argv(*argv, options=options))
+        return capsys.readouterr().out
 
     return run
 
@@ -133,24 +156,25 @@ FAILED_CELL = "– [86.5]"
 
 
 @pytest.mark.slow
-def test_a_failed_training_is_a_dash(table_py, tmp_path):
+def test_a_failed_training_is_a_dash(table_here, tmp_path):
     diverging = ["OPTIM.MAX_EPOCH", "4", "OPTIM.LR", "1e30"]
-    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", options=diverging)
-    assert done.returncode == 0 and FAILED_CELL in done.stdout and "the parameters are unusable" in done.stdout
+    argv = "1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1"
+    text = table_here(*argv, options=diverging)
+    assert FAILED_CELL in text and "the parameters are unusable" in text
     with open(tmp_path / "output" / "tables" / "table1_eurosat.csv") as file:
         assert next(csv.DictReader(file))["BIAS"] == str(Absent.FAILED)
 
     folder = tmp_path / "output" / "eurosat" / "BiasTuning" / "vit_b16_1shots" / "seed1"
     before = (folder / "log.txt").read_text()
-    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", options=diverging)
-    assert done.returncode == 0 and FAILED_CELL in done.stdout and "the parameters are unusable" in done.stdout
+    text = table_here(*argv, options=diverging)
+    assert FAILED_CELL in text and "the parameters are unusable" in text
     assert (folder / "log.txt").read_text() == before  # it was not repeated
-    assert f"unless {folder / DIVERGED} is removed" in done.stdout
-    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1")
-    assert done.returncode == 1 and "holds a run with another config" in done.stderr
+    assert f"unless {folder / DIVERGED} is removed" in text
+    with pytest.raises(UserError, match="holds a run with another config"):
+        table_here(*argv)
     os.remove(folder / DIVERGED)
-    done = table_py("1", "--datasets", "eurosat", "--methods", "BIAS", "--seeds", "1", "--dry-run", options=diverging)
-    assert "0 of 1 runs are finished" in done.stdout and FAILED_CELL not in done.stdout
+    text = table_here(*argv, "--dry-run", options=diverging)
+    assert "0 of 1 runs are finished" in text and FAILED_CELL not in text
 
 
 def test_a_dry_run_of_table_2_names_every_run_where_it_is_asked_to(capsys, tmp_path):
