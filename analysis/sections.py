@@ -1,4 +1,4 @@
-"""Sections of the report: what stands on the page of each figure, kept in files so that a killed report goes on."""
+"""Sections of the report: what stands on the page of each figure, kept in files so that a killed report resumes."""
 
 import argparse
 import base64
