@@ -7,6 +7,7 @@ the whole test set. Without torchrun all of this does nothing.
 """
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -81,6 +82,8 @@ def processes() -> Iterator[None]:
         if isinstance(error, RuntimeError) and BROKEN.search(str(error)):
             raise UserError(LOST) from error
         raise
+    wait_for_all()  # a process that leaves while another writes may abort
+    gc.collect()  # what DistributedDataParallel keeps has to go before its process group does
     dist.destroy_process_group()
 
 
