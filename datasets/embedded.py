@@ -2,7 +2,7 @@
 
 Their pixels are computed with additions, multiplications, divisions and square roots of float64 alone, which IEEE 754
 rounds in the same way everywhere, and drawn from numpy's RandomState, whose stream is frozen: the same bits on every
-machine. The same images are written at every place.
+machine.
 """
 
 import os

@@ -15,7 +15,7 @@ __all__ = ["EventWriter"]
 class EventWriter:
     """Writes scalars to a new event file in `log_dir`; like torch's `SummaryWriter`, but without a thread.
 
-    A thread that cannot write prints a traceback of its own, in the middle of a run that goes on.
+    A thread that cannot write prints a traceback of its own, while the run continues.
 
     Raises:
         ImportError: TensorBoard is not installed.
