@@ -62,19 +62,31 @@ def load_tensors(path: str) -> Any:
         UserError: it is not a file, is damaged, was not written by `torch.save`, or is larger than it looks.
     """
     sealed = check_zip(path)
-    with open(path, "rb") as file:
-        try:
-            contents = _read_archive(file) if zipfile.is_zipfile(file) else _read_stream(file)
-        except (MemoryError, UserError):
-            raise
-        except Exception as error:  # whatever a cut or overwritten file makes the parsers stumble over
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{path} is damaged or was not written by torch.save ({reason}); train again, or give another file"
-            ) from error
+    try:
+        contents = read_tensors(path)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged or was not written by torch.save ({error}); train again, or give another file"
+        ) from error
     if not sealed:
         say_unsealed(path)
     return contents
+
+
+def read_tensors(path: str) -> Any:
+    """`load_tensors` of a file that need not be ours, and so has no seal.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is damaged, was not written by `torch.save`, or is larger than it looks; says which in one line.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _read_archive(file) if zipfile.is_zipfile(file) else _read_stream(file)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a cut or overwritten file makes the parsers stumble over
+            raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 class Stub:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptbias.engine import checkpoints, resume, run_folder
+from promptbias.engine.custom_clip import grad_scaler
 from promptbias.engine.losses import refuse_diverged
 from promptbias.engine.trainer import TuningTrainer
 from promptbias.experiments.results import read_results
@@ -112,7 +113,7 @@ def trainer(small_clip, config, tmp_path):
         model=model,
         optim=optim,
         sched=build_lr_scheduler(optim, cfg.OPTIM),
-        scaler=torch.amp.GradScaler("cuda", enabled=False),
+        scaler=grad_scaler(False),
         dm=SimpleNamespace(dataset=dataset),
         epoch=0,
         best_result=-math.inf,

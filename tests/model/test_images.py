@@ -113,10 +113,14 @@ def test_damaged_exif_never_costs_the_picture(tmp_path_factory, exif):
 # ---- depth, colours and frames
 
 
-@pytest.mark.parametrize("name, format", [("a.png", "PNG"), ("a.tif", "TIFF"), ("a.pgm", "PPM")])
-def test_sixteen_bits_are_scaled_and_it_is_said(tmp_path, capsys, name, format):
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_are_scaled_and_it_is_said(tmp_path, capsys, name):
     values = np.array([[0, 255, 256, 300], [32768, 40000, 65279, 65535]], dtype=np.uint16)
-    path = saved(tmp_path / name, Image.fromarray(values), format)
+    path = str(tmp_path / name)
+    if name == "a.pgm":  # which older Pillows read and do not write
+        (tmp_path / name).write_bytes(b"P5 4 2 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(path)
     assert np.array_equal(np.asarray(read_image(path))[..., 0], values // 256)
     assert capsys.readouterr().err == f"{path} has 16 bits per channel, of which the upper 8 are used\n"
 
@@ -164,7 +168,8 @@ def test_no_program_is_run(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "check_call", lambda *_: pytest.fail("a program was run"))
     with pytest.raises(ImageError, match="a.jpg cannot be read as an image"):
         read_image(tmp_path / "a.jpg")
-    assert ".eps" not in image_endings() and {".jpg", ".jfif", ".png", ".webp", ".avif"} <= image_endings()
+    assert ".eps" not in image_endings() and {".jpg", ".jfif", ".png", ".webp"} <= image_endings()
+    assert (".avif" in image_endings()) == ("AVIF" in Image.OPEN)  # of Pillow 11.3
 
 
 def test_images_that_would_fill_the_memory(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from prompted_clips import deep_prompts
+from versions import needs_export
 
 from promptbias.trainers.bias_tuning import BiasTuningConfig
 
@@ -15,6 +16,7 @@ def same(recorded, model):
         torch.testing.assert_close(recorded(image), model(image), rtol=1e-4, atol=1e-3)
 
 
+@needs_export
 @pytest.mark.parametrize("method, grad", [(BiasTuningConfig, True), (deep_prompts, False)], ids=["biases", "prompts"])
 def test_torch_export_takes_any_batch(tuned, images, method, grad):
     """With gradients on, when texts are encoded in every pass, and off, when they are kept."""

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from versions import needs_half
 
 from promptbias.trainers import bias_tuning, ivlp, zeroshot
 from promptbias.utils.errors import UserError
@@ -199,7 +200,7 @@ def test_text_is_encoded_once_until_something_changes(small_clip, config, batch)
     torch.testing.assert_close(model(batch[0]), changed)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "amp"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=needs_half), "amp"])
 def test_lower_precision_stays_close_and_trains_in_float32(small_clip, config, batch, precision):
     exact = bias_tuning.CustomCLIP(config(), NAMES, copy.deepcopy(small_clip))
     model = bias_tuning.CustomCLIP(config("BIASTUNING.PREC", precision), NAMES, small_clip)

@@ -10,6 +10,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from versions import needs_float8
 
 from promptbias.engine import run_folder
 from promptbias.utils import seals
@@ -196,12 +197,11 @@ def test_these_pickles_are_well_formed_but_for_their_sizes(tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: torch.ones(2, 2).to_sparse(),
-        lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
-        lambda: torch.ones(2).to(torch.float8_e4m3fn),
-        lambda: torch.nn.Linear(1, 1),
+        pytest.param(lambda: torch.ones(2, 2).to_sparse(), id="sparse"),
+        pytest.param(lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), id="quantised"),
+        pytest.param(lambda: torch.ones(2).to(torch.float8_e4m3fn), id="float8", marks=needs_float8),
+        pytest.param(lambda: torch.nn.Linear(1, 1), id="module"),
     ],
-    ids=["sparse", "quantised", "float8", "module"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_not_a_plain_tensor_becomes_a_stub(tmp_path, make):

@@ -5,7 +5,6 @@ import os
 import re
 import stat
 import warnings
-import zipfile
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from promptbias.model.clip_module import import_clip
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import checksum, is_torchscript
+from promptbias.utils.tensor_files import read_tensors
 
 from .backbone import State
 
@@ -57,9 +57,10 @@ LOOKS_LIKE = (
 def read_weights(path: str) -> State:
     """Tensors by their names from safetensors, a torch file or one of OpenAI's archives.
 
-    Those archives hold code; they are opened only if the checksum is that of OpenAI's file. The members of a torch zip
-    are compared with their checksums, which torch does not do, and so is a file of the hub's cache with its name.
-    Wrappers and prefixes of training scripts are taken off.
+    Those archives hold code; they are opened only if the checksum is that of OpenAI's file. Other torch files are not
+    left to `torch.load`, which ignores the checksums of a zip's members and, before 2.6, could be made to run code with
+    `weights_only` too. A file of the hub's cache is compared with its name. Wrappers and prefixes of training scripts
+    are taken off.
 
     Raises:
         UserError: no file, damaged, another archive with code, or no tensors by their names.
@@ -71,15 +72,13 @@ def read_weights(path: str) -> State:
         elif is_torchscript(path):
             found = _read_openais_archive(path)
         else:
-            if zipfile.is_zipfile(path):
-                _test_zip(path)
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
+            found = read_tensors(path)
+    except (MemoryError, UserError):
         raise
     except Exception as error:  # torch and safetensors have no common exception for a bad file
         raise UserError(
-            f"{path} is not a CLIP weights file that can be read safely ({type(error).__name__}); it must be OpenAI's "
-            "own file, safetensors, or a plain state dict, torch.save(model.state_dict(), path)"
+            f"{path} is damaged or not a CLIP weights file that can be read safely ({error}); get it again, or give "
+            "OpenAI's own file, safetensors, or a plain state dict, torch.save(model.state_dict(), path)"
         ) from error
     return unwrap(found, path)
 
@@ -143,16 +142,6 @@ def _read_openais_archive(path: str) -> State:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions of torch call torch.jit deprecated
         return torch.jit.load(path, map_location="cpu").state_dict()
-
-
-def _test_zip(path: str) -> None:
-    """Raises UserError if a member of a zip does not have its checksum, or would unpack to more than it is here."""
-    with zipfile.ZipFile(path) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise UserError(f"{path} is a compressed archive, which torch.save does not write; unpack it")
-        damaged = archive.testzip()
-    if damaged:
-        raise UserError(f"{path} is damaged: {damaged} in it does not have its checksum; get the file again")
 
 
 def unwrap(found: Any, path: str) -> State:
