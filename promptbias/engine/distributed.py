@@ -99,7 +99,7 @@ def choose_device() -> None:
     if devices and local >= len(devices):
         raise UserError(
             f"torchrun started process {local + 1} of this machine, which has {len(devices)} GPUs; use "
-            f"--nproc-per-node {len(devices)}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+            f"--nproc_per_node {len(devices)}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
         )
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[local]

@@ -71,7 +71,7 @@ class TuningTrainer(TrainerX):
         cfg = self.cfg
         devices = torch.cuda.device_count() if self.device.type == "cuda" else 1
         if devices > 1:
-            print(f"One of {devices} GPUs is used; `torchrun --nproc-per-node {devices} train.py ...` uses them all")
+            print(f"One of {devices} GPUs is used; `torchrun --nproc_per_node {devices} train.py ...` uses them all")
         self.model = self.custom_clip(cfg, self.dm.dataset.classnames, load_clip(cfg.MODEL.BACKBONE.NAME))
         self.model.to(self.device)
         self.predicted = PredictedClasses()

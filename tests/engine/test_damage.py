@@ -232,7 +232,9 @@ def test_parameters_that_are_none_are_not_loaded(trainer, position, value, dtype
     state = contents["state_dict"] = {
         key: torch.zeros_like(tensor, dtype=dtype) for key, tensor in contents["state_dict"].items()
     }
-    state["text.bias"].view(-1)[position] = value
+    state["text.bias"].view(-1)[position] = torch.tensor(value).to(
+        dtype
+    )  # which makes an overflow infinite in every torch
     found = state["text.bias"].view(-1)[position].item()
     if abs(found) <= 1e17:
         checkpoints.load_into(trainer.model, contents, "file", trainer.cfg, "BiasTuning")

@@ -16,8 +16,8 @@ from conftest import ROOT
 from promptbias.engine import distributed
 from promptbias.utils.errors import UserError
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+TORCHRUN += ["--rdzv_endpoint", "localhost:0"]
 
 
 @pytest.fixture(scope="module")
@@ -102,5 +102,5 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
-    with pytest.raises(UserError, match="which has 1 GPUs; use --nproc-per-node 1"):
+    with pytest.raises(UserError, match="which has 1 GPUs; use --nproc_per_node 1"):
         distributed.choose_device()

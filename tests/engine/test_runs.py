@@ -1,6 +1,5 @@
 """Runs through the real command line: what they leave, and resuming after an interruption."""
 
-import io
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import yaml
 
 from promptbias.engine import run_folder
 from promptbias.engine.metrics import per_class_metrics
+from promptbias.utils.tensor_files import load_tensors, save_tensors
 
 
 def trained(folder, epoch=2):
@@ -166,7 +166,7 @@ def test_a_run_on_other_images_does_not_resume(run, train_py, tmp_path):
     (tmp_path / "BlockBias").mkdir()
     for name in ("config.yaml", "results.json"):
         shutil.copy(run[0] / name, tmp_path)
-    torch.save({**torch.load(state, weights_only=True), "data": "another"}, tmp_path / "BlockBias" / run_folder.STATE)
+    torch.save({**load_tensors(state), "data": "another"}, tmp_path / "BlockBias" / run_folder.STATE)
     done = train_py("--output-dir", str(tmp_path))
     assert done.returncode == 1 and "other classes or training images" in done.stderr
     assert (tmp_path / "results.json").exists()
@@ -204,7 +204,7 @@ def test_a_sampler_whose_epochs_differ_in_length(train_py, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_state_of_a_warm_up_includes_what_follows_it():
+def test_the_state_of_a_warm_up_includes_what_follows_it(tmp_path):
     from promptbias.engine.rng import scheduler_state, set_scheduler_state
 
     class WarmUp(
@@ -228,12 +228,11 @@ def test_the_state_of_a_warm_up_includes_what_follows_it():
     rates = []
     for epoch in range(8):
         if epoch == 4:
-            buffer = io.BytesIO()
-            torch.save([optimizer.state_dict(), scheduler_state(scheduler)], buffer)
+            save_tensors([optimizer.state_dict(), scheduler_state(scheduler)], tmp_path / "states")
         optimizer.step()
         scheduler.step()
         rates.append(optimizer.param_groups[0]["lr"])
-    states = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    states = load_tensors(tmp_path / "states")
     resumed_optimizer.load_state_dict(states[0])
     set_scheduler_state(resumed, states[1])
     for rate in rates[4:]:
