@@ -21,8 +21,7 @@ def undisturbed(train_py, tmp_path_factory):
     """The folder of a run that nothing happened to, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     begin = time.monotonic()
-    done = train_py("--output-dir", str(folder), "OPTIM.MAX_EPOCH", EPOCHS)
-    assert done.returncode == 0, done.stderr
+    subprocess.run(train_py.command("--output-dir", str(folder), "OPTIM.MAX_EPOCH", EPOCHS), cwd=ROOT, check=True)
     return folder, time.monotonic() - begin
 
 
@@ -43,14 +42,16 @@ def test_killed_runs_end_as_undisturbed_ones(undisturbed, train_py, tmp_path, ta
     moments, kills, runs = random.Random(attempts), 0, 0
     while kills < attempts:
         folder, runs = tmp_path / str(runs), runs + 1
-        command = train_py.command("--output-dir", str(folder), "--resume", str(folder), "OPTIM.MAX_EPOCH", EPOCHS)
+        words = "--output-dir", str(folder), "--resume", str(folder), "OPTIM.MAX_EPOCH", EPOCHS
         for _ in range(min(KILLS_PER_RUN, attempts - kills)):
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                train_py.command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             time.sleep(moments.uniform(0, seconds))
             process.send_signal(signal.SIGKILL)
             tally("finished before the kill" if process.wait() == 0 else "killed")
             kills += 1
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = train_py(*words)
         assert done.returncode == 0, done.stderr
         for key, value in learned(expected).items():
             assert torch.equal(value, learned(folder)[key])
