@@ -101,7 +101,7 @@ def plot(controls: Controls) -> dict[str, Figure]:
             point = {key: style(row + 1)[key] for key in ("marker", "color")} | {"elinewidth": 0.8, "markersize": 4}
             ax.errorbar(x, y, xerr=np.stack([x - low, high - x]).clip(0), linestyle="none", label=label, **point)
         ax.set_title(PANELS[name])
-        ax.set_xlabel("change of accuracy (points)")
+        ax.set_xlabel("change (points)")
     axes[0, 0].set_yticks(-np.arange(len(lines)), [f"{U_NAMES[u]}, {MASS_NAMES[mass]}" for u, mass in lines])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return {"controls": figure}

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import os
 import time
+from typing import NamedTuple
 
 import torch
 
@@ -21,6 +22,7 @@ from .commands import FIGURES, NOT_SHOWN, add_figure_options
 from .comparison import Comparison, ComparisonOverSeeds
 from .exploration import SHOWN, Exploration, explore
 from .mistakes import Mistakes, find_mistakes
+from .paper_figures import figure_of_paper
 from .sections import Section, Table, keep, kept, made_from, number_tables, svg
 from .seeds import result_of
 
@@ -38,6 +40,20 @@ SAMPLES_AND_PASSES: dict[str, tuple[int, float]] = {
 }
 
 
+class Report(NamedTuple):
+    """What stands in a report, for a page about several.
+
+    Attributes:
+        title: of the page.
+        sections: of the figures.
+        accuracy: the table at its head.
+    """
+
+    title: str
+    sections: list[Section]
+    accuracy: Section
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all figures understand, and the options of each."""
     add_comparison_arguments(parser, f"at most {DEFAULT[0]}, evenly over the classes, and fewer for slow figures")
@@ -52,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="further runs, of any datasets, with a page of each in a folder of its own in --output",
+        help="further runs, of any datasets, with a page of each in a folder of its own in --output, and one page that "
+        "leads to them",
     )
     parser.add_argument(
         "--explore", type=int, default=SHOWN, metavar="N", help=f"test images to explore (default: {SHOWN}; 0: none)"
@@ -71,13 +88,17 @@ def main(args: argparse.Namespace) -> None:
     runs = [args.model_dir, *args.also]
     for run in args.also:
         read_config(run)  # a wrong name ends the command now, not after hours
-    for run, name in zip(runs, short_names(runs) if args.also else [""]):
+    names = [name.replace(os.sep, "-") for name in short_names(runs)] if args.also else [""]
+    made = []
+    for run, name in zip(runs, names):
         of_run = copy.copy(args)
-        of_run.model_dir, of_run.output = run, os.path.join(args.output, name.replace(os.sep, "-"))
-        report(of_run)
+        of_run.model_dir, of_run.output = run, os.path.join(args.output, name)
+        made.append(report(of_run))
+    if args.also:
+        write_page(os.path.join(args.output, "index.html"), overview(dict(zip(names, made))))
 
 
-def report(args: argparse.Namespace) -> None:
+def report(args: argparse.Namespace) -> Report:
     """The report of one run."""
     comparison = load_comparison(args)
     mistakes = find_mistakes(comparison.model_dir, comparison.cfg.DATASET.ROOT)
@@ -98,9 +119,15 @@ def report(args: argparse.Namespace) -> None:
             print(f"{name}: as it was made before, from the same runs and options")
         sections.append(section)
     exploration = explore(comparison, args.explore) if args.explore else None
-    path = os.path.join(args.output, "index.html")
+    about = facts(comparison, args)
+    page = render(about, sections, mistakes, exploration, accuracy)
+    write_page(os.path.join(args.output, "index.html"), page)
+    return Report(about["title"], sections, accuracy)
+
+
+def write_page(path: str, page: str) -> None:
     with atomic_write(path) as file:
-        file.write(render(facts(comparison, args), sections, mistakes, exploration, accuracy))
+        file.write(page)
     print(f"written: {path} ({os.path.getsize(path) / 1e6:.1f} MB)")
 
 
@@ -184,11 +211,12 @@ def make_section(name: str, comparison: Comparison, args: argparse.Namespace) ->
         print(f"  left out: {error}")
         return Section(name, command.help, left_out=str(error))
     files = [os.path.basename(path) for path in figures.save(result, args.output, name)]
-    images = {stem: svg(figure) for stem, figure in result.figures.items()}
+    drawings = {stem: svg(figure) for stem, figure in result.figures.items()}
     note = NOT_SHOWN if args.compare and not command.shows_compared_runs else ""
     print(f"  {duration(time.perf_counter() - started)}", flush=True)
     tables = number_tables(result.headlines, list(comparison.models))
-    return Section(name, command.help, result.how_to_read, tables, images, note=note, files=files)
+    of_paper = {stem: figure_of_paper(stem, comparison.cfg.DATASET.NAME) for stem in drawings}
+    return Section(name, command.help, result.how_to_read, tables, drawings, of_paper, note=note, files=files)
 
 
 def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
@@ -239,3 +267,8 @@ def images_table(exploration: Exploration) -> Table:
         ]
         rows.append([str(image["index"]), image["true"], image["change"], *says])
     return rows
+
+
+def overview(made: dict[str, Report]) -> str:
+    """A page that leads to several reports, by their folders beside it."""
+    return pages.render("reports.html.j2", title="What tuning did to CLIP", facts={}, made=made)
