@@ -7,8 +7,6 @@ import os
 import time
 from typing import NamedTuple
 
-import torch
-
 from promptbias import __version__
 from promptbias.engine.run_folder import read_config
 from promptbias.experiments.results import short_names
@@ -19,7 +17,8 @@ from . import figures, pages
 from .accuracies import accuracy_table
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options
-from .comparison import Comparison, ComparisonOverSeeds
+from .comparison import Comparison
+from .costs import COSTS, FEW_SHOT, OTHERWISE, duration, most_samples, seconds_of
 from .exploration import SHOWN, Exploration, explore
 from .mistakes import Mistakes, find_mistakes
 from .paper_figures import figure_of_paper
@@ -27,17 +26,6 @@ from .sections import Section, Table, keep, kept, made_from, number_tables, svg
 from .seeds import result_of
 
 ACCURACY = "accuracy"  # the name of the table at the head of the page
-# Test images of each figure without --samples, and what an image costs in forward passes of all models, roughly (a
-# backward pass counts as two): for the estimate alone. Figures that are not listed count as DEFAULT.
-DEFAULT = (1000, 4.0)
-SAMPLES_AND_PASSES: dict[str, tuple[int, float]] = {
-    "contribution": (1000, 8.0),
-    "heatmap": (500, 4.0),
-    "decompose": (500, 6.0),
-    "ablations": (1000, 15.0),
-    "controls": (500, 30.0),
-    "faithfulness": (200, 60.0),
-}
 
 
 class Report(NamedTuple):
@@ -56,7 +44,9 @@ class Report(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all figures understand, and the options of each."""
-    add_comparison_arguments(parser, f"at most {DEFAULT[0]}, evenly over the classes, and fewer for slow figures")
+    add_comparison_arguments(
+        parser, f"at most {OTHERWISE.samples}, evenly over the classes, and fewer for slow figures"
+    )
     parser.add_argument(
         "--only", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="only these figures"
     )
@@ -112,8 +102,8 @@ def report(args: argparse.Namespace) -> Report:
     for name in names:
         section = found[name]
         if section is None:
-            section = make_section(name, comparison.stratified(counts[name]), args)
-            section.samples = f"From {sample_note(counts[name], comparison, args)}."
+            section = make_section(name, comparison.stratified(counts[name], FEW_SHOT), args)
+            section.samples = f"From {sample_note(counts[name], comparison, args)}.{few_shot_note(name, comparison)}"
             keep(section, args.output, checksums[name])
         else:
             print(f"{name}: as it was made before, from the same runs and options")
@@ -148,7 +138,7 @@ def sample_count(name: str, comparison: Comparison, args: argparse.Namespace) ->
     """How many test images a figure is made from."""
     if args.samples is not None:
         return len(comparison)
-    return min(len(comparison), SAMPLES_AND_PASSES.get(name, DEFAULT)[0])
+    return min(len(comparison), most_samples(name))
 
 
 def sample_note(count: int, comparison: Comparison, args: argparse.Namespace) -> str:
@@ -160,42 +150,23 @@ def sample_note(count: int, comparison: Comparison, args: argparse.Namespace) ->
     )
 
 
+def few_shot_note(name: str, comparison: Comparison) -> str:
+    """For figures that take means over the few-shot training images: over which, if not all; otherwise ""."""
+    if len(comparison.few_shot) <= FEW_SHOT or not COSTS.get(name, OTHERWISE).few_shot:
+        return ""
+    return f" Means are over {FEW_SHOT} of {len(comparison.few_shot)} few-shot images, evenly over the classes."
+
+
 def print_estimate(comparison: Comparison, counts: dict[str, int]) -> None:
-    """Say how long figures will take, roughly: the time of a forward pass on this machine times passes and images."""
+    """Say how long figures will take, roughly."""
     if not counts:
         return
-    each = seconds_per_image(comparison)
-    if isinstance(comparison, ComparisonOverSeeds):
-        each *= len(comparison.seeds)
-    seconds = {name: each * count * SAMPLES_AND_PASSES.get(name, DEFAULT)[1] for name, count in counts.items()}
+    seconds = seconds_of(comparison, counts)
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
     print(
         f"about {duration(sum(seconds.values()))} to go: {parts} (--samples, --only and --skip make it less)",
         flush=True,
     )
-
-
-@torch.no_grad()
-def seconds_per_image(comparison: Comparison) -> float:
-    """The time of a forward pass of all models for one image, from a batch of eight; the first one warms up."""
-    batch = torch.cat([comparison.image(comparison.indices[0])[0]] * 8)
-    times = []
-    for _ in range(2):
-        started = time.perf_counter()
-        for model in comparison.models.values():
-            model.image_features(batch).sum().item()
-        times.append(time.perf_counter() - started)
-    return min(times) / len(batch)
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(7.4), duration(150), duration(9000)
-    ('7 s', '2.5 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def make_section(name: str, comparison: Comparison, args: argparse.Namespace) -> Section:

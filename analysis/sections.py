@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
@@ -119,7 +120,7 @@ def svg(figure: Any) -> str:
 def smaller(png: str) -> str:
     """A picture as JPEG where it hides all that is behind it, else as PNG, as it was; both in base64."""
     picture = Image.open(io.BytesIO(base64.b64decode(png)))
-    if picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+    if np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
         return "png;base64," + png
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "JPEG", quality=90)
