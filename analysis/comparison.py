@@ -47,6 +47,7 @@ class Comparison:
         device: of the models.
         indices: of the images in the test set.
         few_shot: indices of the images among those that the tuned run was trained on.
+        shared: what figures have computed for each other (see `shared`); one for all choices of images.
 
     Raises:
         UserError: there is no finished run, it is named twice or of another dataset or backbone, there are fewer images
@@ -67,6 +68,7 @@ class Comparison:
         if template != "dataset":
             validate_template(template, "--template")
         self.batch_size = batch_size
+        self.shared: dict[Any, Any] = {}
         trainer = load_trainer(model_dir, root)
         self.model_dir = model_dir
         self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset

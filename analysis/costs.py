@@ -51,7 +51,7 @@ COSTS: dict[str, Cost] = {
     "foreground": Cost(5),
     "faithfulness": Cost(27, samples=200),
 }
-OTHERWISE = Cost(1)
+OTHERWISE = Cost()
 
 
 def most_samples(name: str) -> int:
