@@ -14,7 +14,7 @@ from promptbias.experiments.results import short_names
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
-from . import figures, pages
+from . import figures, findings, pages
 from .accuracies import accuracy_table
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options
@@ -97,6 +97,8 @@ def report(args: argparse.Namespace) -> None:
         else:
             print(f"{name}: as it was made before, from the same runs and options")
         sections.append(section)
+    tested = [finding for section in sections for finding in section.findings]
+    findings.write(args.output, findings.Findings(comparison.cfg.DATASET.NAME, comparison.label, tested))
     exploration = explore(comparison, args.explore) if args.explore else None
     path = os.path.join(args.output, "index.html")
     with atomic_write(path) as file:
@@ -188,7 +190,9 @@ def make_section(name: str, comparison: Comparison, args: argparse.Namespace) ->
     note = NOT_SHOWN if args.compare and not command.shows_compared_runs else ""
     print(f"  {duration(time.perf_counter() - started)}", flush=True)
     tables = number_tables(result.headlines, list(comparison.models))
-    return Section(name, command.help, result.how_to_read, tables, images, note=note, files=files)
+    return Section(
+        name, command.help, result.how_to_read, tables, images, note=note, files=files, findings=result.findings
+    )
 
 
 def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
@@ -222,6 +226,7 @@ def render(
         facts=shown,
         sections=sections,
         mistakes=mistakes,
+        findings=findings.rows_of([finding for section in sections for finding in section.findings]),
         accuracy=accuracy,
         exploration=dataclasses.asdict(exploration) if exploration else None,
         exploration_table=images_table(exploration) if exploration else [],
