@@ -23,6 +23,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 from .comparison import ZERO_SHOT, Comparison
 from .estimates import Estimate, mean_estimates
 from .figures import Result, block_axis, legend, plot_heads, style, subplots, theme, wrap
+from .findings import Finding
 
 ATTENTION, RELEVANCY, CHANGE = "[cls] attention", "relevancy", "relevancy that tuning added"
 TINY = 1e-30
@@ -190,6 +191,20 @@ def headlines(found: Foreground) -> list[tuple[str, float]]:
     return numbers
 
 
+def findings(found: Foreground) -> list[Finding]:
+    """Of section 3.3, on the tuned run."""
+    label = list(found.maps)[1]
+    return [
+        Finding.of(
+            f"Tuning moves {name} to the foreground",
+            "change of its share on the object, points",
+            found.against_clip(label, name, "share"),
+            0,
+        )
+        for name in (ATTENTION, RELEVANCY)
+    ]
+
+
 def arrays(found: Foreground) -> dict[str, np.ndarray]:
     numbers = {"area": found.area, "foreground patches": found.patches}
     for label, maps in found.maps.items():
@@ -201,4 +216,4 @@ def arrays(found: Foreground) -> dict[str, np.ndarray]:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found, findings(found))

@@ -13,7 +13,7 @@ from promptbias.experiments.results import short_names
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
-from . import figures, pages
+from . import figures, findings, pages
 from .accuracies import accuracy_table
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options
@@ -108,6 +108,8 @@ def report(args: argparse.Namespace) -> Report:
         else:
             print(f"{name}: as it was made before, from the same runs and options")
         sections.append(section)
+    tested = [finding for section in sections for finding in section.findings]
+    findings.write(args.output, findings.Findings(comparison.cfg.DATASET.NAME, comparison.label, tested))
     exploration = explore(comparison, args.explore) if args.explore else None
     about = facts(comparison, args)
     page = render(about, sections, mistakes, exploration, accuracy)
@@ -187,7 +189,17 @@ def make_section(name: str, comparison: Comparison, args: argparse.Namespace) ->
     print(f"  {duration(time.perf_counter() - started)}", flush=True)
     tables = number_tables(result.headlines, list(comparison.models))
     of_paper = {stem: figure_of_paper(stem, comparison.cfg.DATASET.NAME) for stem in drawings}
-    return Section(name, command.help, result.how_to_read, tables, drawings, of_paper, note=note, files=files)
+    return Section(
+        name,
+        command.help,
+        result.how_to_read,
+        tables,
+        drawings,
+        of_paper,
+        note=note,
+        files=files,
+        findings=result.findings,
+    )
 
 
 def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
@@ -221,6 +233,7 @@ def render(
         facts=shown,
         sections=sections,
         mistakes=mistakes,
+        findings=findings.rows_of([finding for section in sections for finding in section.findings]),
         accuracy=accuracy,
         exploration=dataclasses.asdict(exploration) if exploration else None,
         exploration_table=images_table(exploration) if exploration else [],

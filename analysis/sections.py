@@ -22,6 +22,7 @@ from promptbias.utils.files import atomic_write
 from promptbias.utils.seals import JSON_KEY, read_json, seal_json
 
 from . import figures
+from .findings import Finding
 
 KEPT = ".sections"  # folder of the finished sections, in that of the report
 FORMAT = 2  # of these files
@@ -43,6 +44,7 @@ class Section(msgspec.Struct):
         note: something to say below it, or "".
         files: names of its files in the folder of the report.
         left_out: why it could not be made, or "".
+        findings: of the paper, on the tuned run.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Section(msgspec.Struct):
     note: str = ""
     files: list[str] = []
     left_out: str = ""
+    findings: list[Finding] = []
 
 
 class Stored(msgspec.Struct):

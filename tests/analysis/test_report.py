@@ -64,6 +64,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name):
     left_out = set(re.findall('<h2 id="([^"]*)">(?:(?!<h2).)*Left out', page, re.DOTALL)) - {"mistakes"}
     assert left_out == (about_prompts | {"foreground"} if name == "bias" else set())  # there are no masks
     assert page.count(commands.NOT_SHOWN) == (len(made) if compare else 0)
+    assert ('<h2 id="findings">' in page) == ("[cls] attention stays" in page) == bool({"heatmap", "entropy"} & {*made})
 
 
 def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
@@ -72,7 +73,7 @@ def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
     maps = np.load(tmp_path / "heatmap.npz")
     assert maps["90 degrees, [cls] attention, CLIP"].shape == (1, 32, 32)
     assert not any(name.startswith("0 degrees") for name in maps)
-    assert page.count("<h2") == 4 and "mean correlation, [cls] attention" in page
+    assert page.count("<h2") == 5 and "mean correlation, [cls] attention" in page
     by_report = np.load(tmp_path / "contribution.npz")["zero-shot CLIP: vision"]
     argv = ["--model-dir", runs["deep"], "--samples", "3", "--output", str(tmp_path / "own")]
     main(["contribution", "--first-block", "3", *argv])
