@@ -10,7 +10,8 @@ from promptbias.utils.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tiny.safetensors")
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+WEIGHTS, SCENES = (os.path.join(FOLDER, name) for name in ("tiny.safetensors", "tiny_scenes.safetensors"))
 SHA256 = "787e0515bf6ee31c6a7ab6e1a2722bf2fcc0244676dfeccff1f900813eb0798a"  # of that file
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels, as in OpenAI's CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
