@@ -15,7 +15,7 @@ WEIGHTS, SCENES = (os.path.join(FOLDER, name) for name in ("tiny.safetensors", "
 FILES = {"tiny": WEIGHTS, "tiny_scenes": SCENES}
 SHA256 = {
     WEIGHTS: "787e0515bf6ee31c6a7ab6e1a2722bf2fcc0244676dfeccff1f900813eb0798a",
-    SCENES: "",
+    SCENES: "147fcaba9a4cda99c8d93774f49c2df6d83a4a350a2c2684e7b0408983882d13",
 }
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels, as in OpenAI's CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)

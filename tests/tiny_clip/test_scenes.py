@@ -1,5 +1,6 @@
 """The second small CLIP: scenes and captions that agree, four heads from two, a loss, and a training that resumes."""
 
+import os
 import random
 from collections import Counter
 
@@ -7,15 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clip import tokenize
-from clip.model import CLIP
+from clip.model import CLIP, build_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
+import promptbias
+from promptbias import tiny_clip
 from promptbias.tiny_clip import WEIGHTS, evaluate, grammar, pretrain, pretrain_scenes
 from promptbias.tiny_clip.captions import DIGITS
 from promptbias.tiny_clip.grammar import COLOURS, NAMES, SHAPES, Scene, caption
 from promptbias.tiny_clip.scenes import RGB, Scenes
+from promptbias.utils.errors import UserError
 
 SEVEN = Scene("seven", "digit", "red", "plain", "small", "left", "clean")
 
@@ -162,3 +167,37 @@ def test_wilsons_interval_against_its_defining_equation():
     for share, count in ((0.1, 50), (0.5, 720), (0.98, 30)):
         for end in evaluate.wilson(share, count):
             assert abs(share - end) == pytest.approx(1.96 * (end * (1 - end) / count) ** 0.5, rel=1e-6)
+
+
+def test_the_backbone_has_four_heads_and_computes_what_openais_class_computes_with_them():
+    """Against `torch.nn.MultiheadAttention` in OpenAI's class, told its heads by hand."""
+    ours = promptbias.load_clip("tiny_scenes")
+    plain = build_model(tiny_clip.state_dict(tiny_clip.SCENES)).float()
+    for block in (*plain.visual.transformer.resblocks, *plain.transformer.resblocks):
+        block.attn.num_heads, block.attn.head_dim = 4, 32
+    model = promptbias.build(
+        "ZeroshotCLIP", ["three", "seven"], backbone="tiny_scenes", template="a photo of the digit {}."
+    )
+    assert model.vision.heads == model.text.heads == 4
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for clip in (ours, plain):
+            expected = F.normalize(clip.encode_image(images), dim=-1)
+            assert torch.allclose(model.image_features(images), expected, atol=1e-5)
+            texts = clip.encode_text(tokenize(["a photo of the digit three.", "a photo of the digit seven."]))
+            assert torch.allclose(model.text_features(), F.normalize(texts, dim=-1), atol=1e-5)
+
+
+def test_what_cannot_say_four_heads_is_refused(tmp_path):
+    model = promptbias.build("ZeroshotCLIP", ["three", "seven"], backbone="tiny_scenes")
+    with pytest.raises(UserError, match="heads of width 64 only; take --to open_clip or hf"):
+        promptbias.export(model, "clip", tmp_path / "out", images=[Image.new("RGB", (64, 64))] * 2)
+
+
+def test_it_is_small_and_knows_more_than_the_first():
+    assert os.path.getsize(tiny_clip.SCENES) < 8e6
+    pixels, labels = evaluate.on_held_out_texture()
+    names = [*NAMES]
+    first, second = (promptbias.load_clip(name) for name in ("tiny", "tiny_scenes"))
+    known = [evaluate.accuracy(clip, pixels[:180], labels[:180], evaluate.GLYPH, names) for clip in (first, second)]
+    assert known[1] > known[0] + 0.1
