@@ -163,7 +163,7 @@ class Pretraining:
     def __init__(self, steps: int, batch: int, lr: float, seed: int) -> None:
         torch.manual_seed(seed)
         clip, model = import_clip()
-        self.settings = {"steps": steps, "batch": batch, "rate": lr, "seed": seed}
+        self.settings: dict[str, Any] = {"steps": steps, "batch": batch, "rate": lr, "seed": seed}
         self.steps, self.lr = steps, lr
         self.rows = clip.tokenize(self.vocabulary()).unique()
         self.clip = model.CLIP(**{**ARCHITECTURE, "vocab_size": len(self.rows)})

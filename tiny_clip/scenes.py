@@ -133,15 +133,15 @@ class Scenes:
         turn, period = uniform(-3.2, 3.2, (n, 1, 1), draw), uniform(0.2, 0.7, (n, 1, 1), draw)
         along = self.x * turn.cos() + self.y * turn.sin()
         across = self.y * turn.cos() - self.x * turn.sin()
-        clouds = sum(
-            share * F.interpolate(torch.rand(n, 1, k, k, generator=draw), size=(SIZE, SIZE), mode="bilinear")[:, 0]
-            for k, share in ((4, 0.6), (11, 0.4))
+        coarse, fine = (
+            F.interpolate(torch.rand(n, 1, k, k, generator=draw), size=(SIZE, SIZE), mode="bilinear")[:, 0]
+            for k in (4, 11)
         )
         patterns = {
             "plain": torch.zeros(n, SIZE, SIZE),
             "striped": ((along / period) % 1 - 0.5).abs() * 2,
             "checked": ((along / period).floor() + (across / period).floor()) % 2,
-            "cloudy": clouds,
+            "cloudy": 0.6 * coarse + 0.4 * fine,
             "shaded": (along + 1.4) / 2.8,
         }
         pattern = torch.stack([patterns[scene.background][b] for b, scene in enumerate(scenes)])[:, None]

@@ -70,7 +70,7 @@ def test_trained_words_are_the_stored_ones_and_others_differ(weights):
 
 
 def test_zero_shot_on_handwritten_digits(clip):
-    pixels, labels = handwritten()
+    pixels, labels = (values[::4] for values in handwritten())
     text = text_features(clip, "a photo of the digit {}.")
     accuracy = ((image_features(clip, pixels) @ text.T).argmax(-1) == labels).float().mean()
     assert accuracy >= 0.40
