@@ -7,13 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from promptbias.interp.ablations import ABLATED, VARIANTS, variant_outcomes
-from promptbias.interp.accuracy import model_outcomes
-from promptbias.interp.branches import branches_of, branches_with_prompts
-from promptbias.interp.prompt_term import PromptTerm
+from promptbias.interp.branches import branches_with_prompts
 
 from .comparison import ZERO_SHOT, Comparison
 from .estimates import Estimate, mean_estimates
 from .figures import Result, style, subplots, theme, wrap
+from .shared import mean_terms, outcomes
 
 PANELS = {"vision": "vision branch", "text": "text branch", "both": "both branches"}
 
@@ -56,18 +55,14 @@ def compute(comparison: Comparison) -> Ablations:
         UserError: the tuned run has no prompts.
     """
     with_prompts = {branch.name for branch in branches_with_prompts(comparison.tuned)}
-    m = {
-        branch.name: PromptTerm(branch).stream(branch.inputs(comparison.batches("mean of u", "train"))).mean_u()
-        for branch in branches_of(comparison.tuned)
-    }
+    m = {name: term.mean_u() for name, term in mean_terms(comparison).items()}
     correct = variant_outcomes(comparison.tuned, m, comparison.batches("variants")).numpy()
-    references = {label: comparison.models[label] for label in (ZERO_SHOT, comparison.label)}
     ablated = [name for name in ABLATED if name in with_prompts or len(with_prompts) == 2]
     return Ablations(
         variants=list(VARIANTS),
         ablated=ablated,
         correct=correct[[ABLATED.index(name) for name in ablated]],
-        references=model_outcomes(references, comparison.batches("zero-shot and tuned")),
+        references=outcomes(comparison, (ZERO_SHOT, comparison.label)),
         m={name: value.cpu().numpy() for name, value in m.items()},
     )
 

@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from promptbias.interp.accuracy import model_outcomes
-
 from .comparison import Comparison
 from .estimates import mean_estimates, over_seeds
 from .figures import format_number
 from .sections import Table
+from .shared import outcomes
 
 HEADING = ["model", "accuracy in % [95 %]", "change, points [95 %]", "corrected", "broken"]
 
@@ -18,8 +17,8 @@ def accuracy_table(comparison: Comparison) -> Table:
     Of several seeds all are means over them.
     """
     labels = list(comparison.models)
-    outcomes = [model_outcomes(each.models, each.batches("accuracy")) for each in comparison.each_seed()]
-    return tabulate(labels, np.array([[found[label] for label in labels] for found in outcomes], dtype=bool))
+    of_seeds = [outcomes(each, labels) for each in comparison.each_seed()]
+    return tabulate(labels, np.array([[found[label] for label in labels] for found in of_seeds], dtype=bool))
 
 
 def tabulate(labels: list[str], correct: np.ndarray) -> Table:

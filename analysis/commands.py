@@ -71,6 +71,7 @@ FIGURES: dict[str, Command] = {
 # Commands with arguments of their own. A module has `add_arguments(parser)` and `main(args) -> int | None`.
 OTHERS: dict[str, Command] = {
     "report": Command("all figures of a run on one page, report/index.html"),
+    "findings": Command("the paper's findings on one's own runs, confirmed or not, from finished reports"),
     "results": Command("accuracy and macro-F1 of finished runs, mean ± std over seeds"),
     "table": Command("tables 1, 2 and 3 of the paper: runs what is missing and sets it beside the published numbers"),
     "curves": Command("accuracy over shots, prompt depth or number of prompts, from finished runs"),

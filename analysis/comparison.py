@@ -46,6 +46,8 @@ class Comparison:
         classnames: K names.
         device: of the models.
         indices: of the images in the test set.
+        few_shot: indices of the images among those that the tuned run was trained on.
+        shared: what figures have computed for each other (see `shared`); one for all choices of images.
 
     Raises:
         UserError: there is no finished run, it is named twice or of another dataset or backbone, there are fewer images
@@ -66,6 +68,7 @@ class Comparison:
         if template != "dataset":
             validate_template(template, "--template")
         self.batch_size = batch_size
+        self.shared: dict[Any, Any] = {}
         trainer = load_trainer(model_dir, root)
         self.model_dir = model_dir
         self.cfg, self.tuned, self._data = trainer.cfg, trainer.model, trainer.dm.dataset
@@ -74,6 +77,7 @@ class Comparison:
         self.classnames: list[str] = self._data.classnames
         self.plain = self.plain_clip(template)
         self.indices = evenly_spaced(range(len(self._data.test)), samples)
+        self.few_shot = list(range(len(self._data.train_x)))
         tuned = {os.path.abspath(model_dir): self.tuned}
         for folder in compare:
             if os.path.abspath(folder) in tuned:
@@ -134,11 +138,16 @@ class Comparison:
         """The number of images in the test set, of which `indices` may be a few."""
         return len(self._data.test)
 
-    def stratified(self, count: int) -> "Comparison":
-        """The same models on at most `count` of these images: evenly spaced after sorting them by class."""
-        by_class = sorted(self.indices, key=lambda index: self._data.test[index].label)
+    def stratified(self, count: int, few_shot: int | None = None) -> "Comparison":
+        """The same models on at most `count` of these images: evenly spaced after sorting them by class.
+
+        Args:
+            few_shot: so many of the few-shot training images at most, in the same way; None: all.
+        """
         few = copy.copy(self)
-        few.indices = sorted(evenly_spaced(by_class, min(count, len(self))))
+        few.indices = over_classes(self._data.test, self.indices, count)
+        if few_shot is not None:
+            few.few_shot = over_classes(self._data.train_x, self.few_shot, few_shot)
         return few
 
     def batches(self, title: str = "", split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
@@ -148,7 +157,8 @@ class Comparison:
             title: of the progress bar.
             split: "test", or "train" for the few-shot images that the tuned run was trained on, without augmentation.
         """
-        source = [self._data.test[i] for i in self.indices] if split == "test" else self._data.train_x
+        items, which = (self._data.test, self.indices) if split == "test" else (self._data.train_x, self.few_shot)
+        source = [items[i] for i in which]
         with tqdm(total=len(source), desc=title, unit="image", leave=False, disable=None) as bar:
             for image, label in eval_batches(self.cfg, source, self._transform, self.batch_size):
                 yield image.to(self.device), label.to(self.device)
@@ -224,6 +234,7 @@ class ComparisonOverSeeds(Comparison):
         for seed in self.seeds[1:]:
             other = Comparison(*self.runs_of(seed), *self.options)
             other.indices = self.indices
+            other.few_shot = over_classes(other._data.train_x, other.few_shot, len(self.few_shot))
             difference = first_difference(self.classnames, other.classnames)
             if difference or list(other.models) != list(self.models):
                 raise UserError(
@@ -244,6 +255,12 @@ def evenly_spaced(items: Sequence, count: int | None) -> list:
     if not 1 <= count <= len(items):
         raise UserError(f"--samples is {count}, but must be between 1 and {len(items)}, the images of the test set")
     return [items[i * len(items) // count] for i in range(count)]
+
+
+def over_classes(items: Sequence[Any], indices: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the `indices` of labelled items: evenly spaced after sorting them by class."""
+    by_class = sorted(indices, key=lambda index: items[index].label)
+    return sorted(evenly_spaced(by_class, min(count, len(by_class))))
 
 
 def labelled(models: dict[str, TunedCLIP]) -> dict[str, TunedCLIP]:

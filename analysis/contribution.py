@@ -1,7 +1,6 @@
 """What each text token and image patch contributes to the alignment (section 3.2.2, figs. 2, 3 and 8-23)."""
 
 import argparse
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,52 +14,11 @@ from .arguments import block_indices
 from .comparison import ZERO_SHOT, Comparison
 from .estimates import mean_estimates
 from .figures import Result, legend, style, subplots, theme, wrap
+from .findings import SIMILAR, Finding
 from .inset_plot import MAX_TICKS, Inset, plot_curves, set_named_ticks
-from .shares import ModelContribution, SharesByImage
+from .shares import KINDS, Contribution, ModelContribution, SharesByImage
 
 HATCHES = ("", "///", "...", "xxx")
-MAX_PROMPTS_IN_INSET = 12  # text prompts; more fill the figure anyway
-
-
-@dataclass
-class Contribution:
-    """Contributions in every model of a comparison, over one set of images.
-
-    Attributes:
-        models: label -> contributions, plain CLIP first.
-        kind_names: what KINDS are called in figures.
-        patches: M.
-        select: "all", or "corrected" for those that CLIP gets wrong and the tuned run gets right.
-        first_block: the block (from 0) at which relevancy starts.
-        template_note: a sentence on the models' templates, or "".
-    """
-
-    models: dict[str, ModelContribution]
-    kind_names: list[str]
-    patches: int
-    select: str
-    first_block: int
-    template_note: str
-
-    @property
-    def count(self) -> int:
-        """Images."""
-        return len(next(iter(self.models.values())).text_kinds_by_image)
-
-    @property
-    def vision_length(self) -> int:
-        """M and the largest number of vision prompts."""
-        return max(len(model.vision) for model in self.models.values())
-
-    @property
-    def context_length(self) -> int:
-        """The largest number of positions before a class name, SOS included."""
-        return max(model.class_start for model in self.models.values())
-
-    @property
-    def text_inset(self) -> bool:
-        """Whether there is something before the class name to enlarge, and room for it."""
-        return 1 < self.context_length <= 1 + MAX_PROMPTS_IN_INSET
 
 
 def compute(comparison: Comparison, select: str = "all", first_block: int = 0) -> Contribution:
@@ -249,6 +207,32 @@ def headlines(contribution: Contribution) -> list[tuple[str, float]]:
     return found
 
 
+def findings(contribution: Contribution) -> list[Finding]:
+    """Of section 3.2.2, on the tuned run. The findings on text are those of prompts in place of template words."""
+    plain, tuned = list(contribution.models.values())[:2]
+    found = []
+    if np.nanmax(tuned.text_kinds_by_image[:, KINDS.index("prompts")]) > 0:
+        change = 100 * (tuned.text_kinds_by_image - plain.text_kinds_by_image).T  # (5, I), as KINDS
+        sos, context, name = change[0], change[1] + change[2], change[3]
+        points = "change of its share of relevancy, points"
+        estimates = mean_estimates(np.stack([name, context, sos, sos - context]))
+        found += [
+            Finding.of("Text: the class name contributes less", points, estimates[0], 0, above=False),
+            Finding.of("Text: prompts contribute more than the words that they replace", points, estimates[1], 0),
+            Finding.of("Text: SOS contributes more", points, estimates[2], 0),
+            Finding.of("Text: SOS grows most", "its change minus that of the prompts, points", estimates[3], 0),
+        ]
+    prompts = len(tuned.vision) - contribution.patches
+    if prompts:
+        share = mean_estimates(100 * tuned.vision_prompts_by_image[None])[0]
+        of_tokens = 100 * prompts / (contribution.patches + prompts)
+        quantity = "their share of relevancy, % (the bound is their share of the tokens)"
+        found.append(Finding.of("Vision: prompts take a prominent share", quantity, share, round(of_tokens, 1)))
+    ranks = mean_estimates(tuned.rank_correlation_by_image[None])[0]
+    same = "rank correlation with CLIP's, image by image"
+    return [*found, Finding.of("Vision: the ranking of patches stays", same, ranks, SIMILAR)]
+
+
 def shares_by_image(contribution: Contribution, model: ModelContribution) -> dict[str, np.ndarray]:
     """Name -> (I,)."""
     text = {
@@ -290,4 +274,4 @@ def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     towers = (comparison.plain.vision, comparison.plain.text)
     first_block = max(block_indices([args.first_block], tower)[0] for tower in towers)
     found = compute(comparison, args.select, first_block)
-    return Result(describe(found), headlines(found), plot(found), arrays(found), found)
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found, findings(found))

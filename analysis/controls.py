@@ -14,6 +14,7 @@ from .ablations import PANELS
 from .comparison import Comparison
 from .estimates import Estimate
 from .figures import Result, style, subplots, theme
+from .findings import Finding
 
 U_NAMES = ("u free", "u: mean per position", "u: one mean", "no u")
 MASS_NAMES = ("π free", "π: mean per position", "no π")
@@ -101,7 +102,7 @@ def plot(controls: Controls) -> dict[str, Figure]:
             point = {key: style(row + 1)[key] for key in ("marker", "color")} | {"elinewidth": 0.8, "markersize": 4}
             ax.errorbar(x, y, xerr=np.stack([x - low, high - x]).clip(0), linestyle="none", label=label, **point)
         ax.set_title(PANELS[name])
-        ax.set_xlabel("change of accuracy (points)")
+        ax.set_xlabel("change (points)")
     axes[0, 0].set_yticks(-np.arange(len(lines)), [f"{U_NAMES[u]}, {MASS_NAMES[mass]}" for u, mass in lines])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return {"controls": figure}
@@ -140,6 +141,33 @@ def headlines(controls: Controls) -> list[tuple[str, float]]:
     return found
 
 
+def findings(controls: Controls) -> list[Finding]:
+    """Of section 3.3, on each branch of the tuned run."""
+    share, ends = controls.kept()
+    values, value_ends = attention_share(controls.accuracy), interval(controls.correct, attention_share)
+    part = "share of the gain kept with u and π constant over images, %"
+    more = "share kept without π minus share kept without u, %"
+    found = []
+    for at, name in enumerate(controls.controlled):
+        constant = at, U.index("mean per position"), MASS.index("mean per position"), 0
+        gain = not np.isnan(share[constant])
+        why = "" if gain else "prompts in this branch gain nothing that could be shared"
+        kept = Estimate(100 * share[constant], tuple(100 * ends[(slice(None), *constant)]))
+        difference = Estimate(100 * values[at], tuple(100 * value_ends[:, at])) if gain else np.nan
+        title = "Both branches" if name == "both" else name.capitalize()
+        found += [
+            Finding.of(f"{title}: prompts work as a bias, the same for all images", part, kept, 50, cannot_tell=why),
+            Finding.of(f"{title}: they work by what they add, not by attention", more, difference, 0, cannot_tell=why),
+        ]
+    return found
+
+
+def attention_share(means: np.ndarray) -> np.ndarray:
+    """Of accuracies (..., U, MASS, ROWS): the share of the gain that u keeps alone minus that which π keeps alone."""
+    kept = kept_share(means)
+    return kept[..., 0, -1, 0] - kept[..., -1, 0, 0]
+
+
 def arrays(controls: Controls) -> dict[str, np.ndarray]:
     (change, change_interval), (kept, kept_interval) = controls.change(), controls.kept()
     return {
@@ -158,4 +186,4 @@ def arrays(controls: Controls) -> dict[str, np.ndarray]:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found), found)
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found, findings(found))

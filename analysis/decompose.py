@@ -11,7 +11,9 @@ from promptbias.interp.prompt_term import PromptShares
 
 from .comparison import Comparison
 from .figures import READOUT, READOUT_STYLE, Result, block_axis, legend, style, subplots, theme
+from .findings import Finding
 
+EXACT = 0.01  # %, far above rounding
 INPUTS = {"vision": "[cls] and patches", "text": "all tokens after the prompts, up to EOS"}
 
 
@@ -127,6 +129,15 @@ def headlines(decomposition: Decomposition) -> list[tuple[str, float]]:
     return found
 
 
+def findings(decomposition: Decomposition) -> list[Finding]:
+    """Of section 3.3 and equation 12, on the tuned run."""
+    if "vision" not in decomposition.shares:
+        return []
+    moved = 100 * float(decomposition.shares["vision"]["moved"][0, 0].mean())
+    claim, quantity = "Vision: in block 1 prompts only rescale attention among the inputs", "attention that moved, %"
+    return [Finding.of(claim, quantity, moved, EXACT, above=False)]
+
+
 def arrays(decomposition: Decomposition) -> dict[str, np.ndarray]:
     return {
         f"{branch}_{name}": values for branch, shares in decomposition.shares.items() for name, values in shares.items()
@@ -135,4 +146,4 @@ def arrays(decomposition: Decomposition) -> dict[str, np.ndarray]:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found), found)
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found, findings(found))

@@ -11,7 +11,8 @@ from promptbias.interp.attention import attention_distance, attention_means, pix
 from promptbias.interp.token_layout import vision_columns
 
 from .comparison import Comparison
-from .figures import HeadPanel, Result, heads_grid, theme
+from .figures import HeadPanel, Result, heads_grid, relative_departure, theme
+from .findings import SAME, Finding
 
 NEARLY_UNIFORM = 0.1  # relative to the distance of uniform attention
 
@@ -88,10 +89,18 @@ def headlines(distance: Distance) -> list[tuple[str, float]]:
     return [*means, ("the same of uniform attention", distance.uniform)]
 
 
+def findings(distance: Distance) -> list[Finding]:
+    """Of section 3.3.2, on the tuned run without its prompts' columns."""
+    quantity = "difference from CLIP's without the prompts' columns, mean over blocks, % of it"
+    cannot_tell = "CLIP is nearly as far as uniform attention, whatever it attends to" if distance.undecided else ""
+    value = relative_departure(*distance.panels[:2])
+    return [Finding.of("The attention distance stays", quantity, value, SAME, above=False, cannot_tell=cannot_tell)]
+
+
 def arrays(distance: Distance) -> dict[str, np.ndarray]:
     return {panel.title: panel.values for panel in distance.panels}
 
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found), found)
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found, findings(found))

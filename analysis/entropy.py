@@ -11,7 +11,8 @@ from promptbias.interp.attention import attention_entropy, attention_means
 from promptbias.interp.token_layout import vision_columns
 
 from .comparison import Comparison
-from .figures import HeadPanel, Result, heads_grid, theme
+from .figures import HeadPanel, Result, heads_grid, relative_departure, theme
+from .findings import SAME, Finding
 
 
 @dataclass
@@ -95,6 +96,15 @@ def headlines(entropy: Entropy) -> list[tuple[str, float]]:
     return means + departures
 
 
+def findings(entropy: Entropy) -> list[Finding]:
+    """Of section 3.3.2 and appendix D, on the tuned run without its prompts' columns."""
+    quantity = "difference from CLIP's without the prompts' columns, mean over blocks, % of it"
+    return [
+        Finding.of(f"The attention entropy of {name} stays", quantity, relative_departure(*some[:2]), SAME, above=False)
+        for name, some in entropy.panels().items()
+    ]
+
+
 def departure(plain: HeadPanel, panel: HeadPanel) -> float:
     """The largest difference of a block's mean over heads."""
     return float(abs(panel.values.mean(1) - plain.values.mean(1)).max())
@@ -102,4 +112,4 @@ def departure(plain: HeadPanel, panel: HeadPanel) -> float:
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found), found)
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found, findings(found))

@@ -11,8 +11,10 @@ from promptbias.interp.token_layout import end_name, text_columns
 
 from .comparison import Comparison
 from .figures import Result, block_axis, legend, plot_heads, style, subplots, theme
+from .findings import Finding
 
 SPACING = 0.2  # between the dots of two models, in blocks
+SAME = 5.0  # points; a share that changes by less stays
 
 
 @dataclass
@@ -93,10 +95,37 @@ def headlines(attention: EosAttention) -> list[tuple[str, float]]:
     ]
 
 
+def findings(attention: EosAttention) -> list[Finding]:
+    """Of section 3.3.1, on the tuned run, where it has prompts in text. Means over blocks and heads, in points."""
+    plain, tuned = (
+        {kind: 100 * float(values.mean()) for kind, values in mass.items()}
+        for mass in list(attention.mass.values())[:2]
+    )
+    if not tuned["prompts"]:
+        return []
+    words = plain["prompts"] + plain["template"]
+    most, moved = "share of SOS minus the largest other one, points", "change of the share of SOS, points"
+    more = "their share minus that of the template's words before, points"
+    stays = "absolute change of its share, points"
+    return [
+        Finding.of(
+            "EOS attends mostly to SOS before tuning",
+            most,
+            plain["SOS"] - max(words, plain["class"], plain["end"], plain["EOS"]),
+            0,
+        ),
+        Finding.of("Tuning moves EOS' attention away from SOS", moved, tuned["SOS"] - plain["SOS"], 0, above=False),
+        Finding.of("EOS attends to the prompts instead", more, tuned["prompts"] + tuned["template"] - words, 0),
+        Finding.of(
+            "EOS' attention on the class name stays", stays, abs(tuned["class"] - plain["class"]), SAME, above=False
+        ),
+    ]
+
+
 def arrays(attention: EosAttention) -> dict[str, np.ndarray]:
     return {f"{label}: {kind}": values for label, mass in attention.mass.items() for kind, values in mass.items()}
 
 
 def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     found = compute(comparison)
-    return Result(describe(found), headlines(found), plot(found), arrays(found), found)
+    return Result(describe(found), headlines(found), plot(found), arrays(found), found, findings(found))

@@ -21,6 +21,7 @@ from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
 from .estimates import Estimate
+from .findings import Finding
 
 WIDTH = 7.2  # inches, of a figure as wide as a page's text
 DPI = 200  # of PNGs
@@ -76,6 +77,7 @@ class Result:
         figures: file name (without extension) -> figure.
         arrays: everything that was plotted, and more, by name; an .npz.
         found: the dataclass that all this was made from, where it can be averaged over seeds; otherwise None.
+        findings: what it says of the paper's findings on the tuned run.
     """
 
     how_to_read: str
@@ -83,6 +85,13 @@ class Result:
     figures: dict[str, Figure] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     found: Any = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def relative_departure(plain: HeadPanel, tuned: HeadPanel) -> float:
+    """How far the means over heads are apart in a block, on average over blocks, in % of plain CLIP's."""
+    before, after = plain.values.mean(1), tuned.values.mean(1)
+    return 100 * float(np.mean(abs(after - before) / abs(before)))
 
 
 @contextlib.contextmanager

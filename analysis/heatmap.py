@@ -22,9 +22,11 @@ from .arguments import block_indices, head_indices
 from .comparison import Comparison
 from .explanation_figure import SEQUENTIAL, overlay
 from .figures import STYLES, WIDTH, Result, block_axis, legend, plot_heads, style, subplots, theme, wrap
+from .findings import SIMILAR, Finding
 
 SHOWN_BLOCKS = 6  # by default
 TITLE_WIDTH = 16  # characters in a line of a row's title
+RESEMBLES, CONFOUNDED = 0.3, 0.95  # correlations: what counts as resemblance; that of another cause
 GAP = 0.2  # between angles, relative to a map
 
 
@@ -254,6 +256,17 @@ def headlines(heatmap: Heatmap) -> list[tuple[str, float]]:
     ]
 
 
+def findings(heatmap: Heatmap) -> list[Finding]:
+    """Of section 3.3.2, on the tuned run."""
+    mean = dict(zip(heatmap.correlations, (value for _, value in headlines(heatmap))))
+    found = [Finding.of("[cls] attention stays", "correlation with CLIP's over patches", mean["attention"], SIMILAR)]
+    if heatmap.prompts:
+        claim, quantity = "Prompts resemble what [cls] overlooks", "their similarity's correlation with 1 − attention"
+        why = "the similarity is the length of the patch" if mean["shortness"] > CONFOUNDED else ""
+        found.append(Finding.of(claim, quantity, mean["similarity"], RESEMBLES, cannot_tell=why))
+    return found
+
+
 def arrays(heatmap: Heatmap) -> dict[str, np.ndarray]:
     found = {f"correlation: {name}": values for name, values in heatmap.correlations.items()}
     for angle, by_title in heatmap.maps.items():
@@ -273,9 +286,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DEGREES",
         help="rotations of the image, multiples of 90 (default: 0 90 180 270)",
     )
-    parser.add_argument(
-        "--blocks", type=int, nargs="+", metavar="L", help="blocks to show (from 1; default: six of them)"
-    )
+    parser.add_argument("--blocks", type=int, nargs="+", metavar="L", help="blocks to show (from 1; default: six)")
     parser.add_argument(
         "--heads", type=int, nargs="+", metavar="H", help="heads to average over (from 1; default: all)"
     )
@@ -286,4 +297,4 @@ def run(comparison: Comparison, args: argparse.Namespace) -> Result:
     blocks = block_indices(args.blocks, vision) if args.blocks else None
     heads = head_indices(args.heads, vision) if args.heads else None
     found = compute(comparison, args.image, args.angles, blocks, heads)
-    return Result(describe(found), headlines(found), plot(found), arrays(found))
+    return Result(describe(found), headlines(found), plot(found), arrays(found), findings=findings(found))

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from promptbias.interp.accuracy import model_outcomes
-from promptbias.interp.branches import branches_of, branches_with_prompts
+from promptbias.interp.branches import branches_with_prompts
 from promptbias.interp.mean_to_bias import base_tokens, biased_clip_outcomes
-from promptbias.interp.prompt_term import PromptTerm
 
 from .comparison import Comparison
 from .estimates import Estimate, mean_estimates
 from .figures import Result, style, subplots, theme, wrap
+from .shared import mean_terms, outcomes
 
 
 @dataclass
@@ -54,18 +53,14 @@ def compute(comparison: Comparison) -> MeanToBias:
     """
     tuned = comparison.tuned
     branches_with_prompts(tuned)
-    m = {
-        branch.name: PromptTerm(branch).stream(branch.inputs(comparison.batches("mean of u", "train"))).bias()
-        for branch in branches_of(tuned)
-    }
+    m = {name: term.bias() for name, term in mean_terms(comparison).items()}
     batches = comparison.batches("stock CLIP with biases")
     biased = biased_clip_outcomes(tuned.clip, m, base_tokens(tuned), batches)
-    models = {label: model for label, model in comparison.models.items() if model is not comparison.plain}
     return MeanToBias(
         label=comparison.label,
         template=tuned.method.base_template(tuned.template),
         biased=biased,
-        tuned=model_outcomes(models, comparison.batches("tuned")),
+        tuned=outcomes(comparison, list(comparison.models)[1:]),
         m={name: bias.cpu().numpy() for name, bias in m.items()},
     )
 

@@ -17,7 +17,7 @@ from promptbias.interp.relevancy import relevancy, shares
 from promptbias.interp.statistics import correlation
 from promptbias.model.tuned_clip import TunedCLIP
 
-from .comparison import Comparison
+from .comparison import Comparison, evenly_spaced
 from .explanation_figure import DIVERGING, SEQUENTIAL, caption, color_bar, overlay
 from .figures import WIDTH, Result, theme
 
@@ -61,7 +61,7 @@ def compute(comparison: Comparison, images: Sequence[int] | None = None) -> Over
     Raises:
         UserError: there is no such image.
     """
-    found = Overlay(list(evenly(len(comparison)) if images is None else images), [], [], {}, comparison.label)
+    found = Overlay(list(evenly(comparison.indices) if images is None else images), [], [], {}, comparison.label)
     models, makers = (comparison.plain, comparison.tuned), {"relevancy": relevancy_map, "attention": attention_map}
     found.maps = {what: [] for what in makers}
     for index in found.indices:
@@ -75,10 +75,9 @@ def compute(comparison: Comparison, images: Sequence[int] | None = None) -> Over
     return found
 
 
-def evenly(count: int) -> list[int]:
-    """Some indices, evenly spaced."""
-    shown = min(SHOWN_IMAGES, count)
-    return [i * count // shown for i in range(shown)]
+def evenly(indices: Sequence[int]) -> list[int]:
+    """Some of the indices, evenly spaced."""
+    return evenly_spaced(indices, min(SHOWN_IMAGES, len(indices)))
 
 
 def relevancy_map(model: TunedCLIP, image: Tensor, label: int) -> np.ndarray:

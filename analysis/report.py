@@ -5,8 +5,7 @@ import copy
 import dataclasses
 import os
 import time
-
-import torch
+from typing import NamedTuple
 
 from promptbias import __version__
 from promptbias.engine.run_folder import read_config
@@ -14,33 +13,40 @@ from promptbias.experiments.results import short_names
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
-from . import figures, pages
+from . import figures, findings, pages
 from .accuracies import accuracy_table
 from .arguments import add_comparison_arguments, load_comparison
 from .commands import FIGURES, NOT_SHOWN, add_figure_options
-from .comparison import Comparison, ComparisonOverSeeds
+from .comparison import Comparison
+from .costs import COSTS, FEW_SHOT, OTHERWISE, duration, most_samples, seconds_of
 from .exploration import SHOWN, Exploration, explore
 from .mistakes import Mistakes, find_mistakes
+from .paper_figures import figure_of_paper
 from .sections import Section, Table, keep, kept, made_from, number_tables, svg
 from .seeds import result_of
 
 ACCURACY = "accuracy"  # the name of the table at the head of the page
-# Test images of each figure without --samples, and what an image costs in forward passes of all models, roughly (a
-# backward pass counts as two): for the estimate alone. Figures that are not listed count as DEFAULT.
-DEFAULT = (1000, 4.0)
-SAMPLES_AND_PASSES: dict[str, tuple[int, float]] = {
-    "contribution": (1000, 8.0),
-    "heatmap": (500, 4.0),
-    "decompose": (500, 6.0),
-    "ablations": (1000, 15.0),
-    "controls": (500, 30.0),
-    "faithfulness": (200, 60.0),
-}
+
+
+class Report(NamedTuple):
+    """What stands in a report, for a page about several.
+
+    Attributes:
+        title: of the page.
+        sections: of the figures.
+        accuracy: the table at its head.
+    """
+
+    title: str
+    sections: list[Section]
+    accuracy: Section
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all figures understand, and the options of each."""
-    add_comparison_arguments(parser, f"at most {DEFAULT[0]}, evenly over the classes, and fewer for slow figures")
+    add_comparison_arguments(
+        parser, f"at most {OTHERWISE.samples}, evenly over the classes, and fewer for slow figures"
+    )
     parser.add_argument(
         "--only", nargs="+", default=[], choices=list(FIGURES), metavar="NAME", help="only these figures"
     )
@@ -52,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="further runs, of any datasets, with a page of each in a folder of its own in --output",
+        help="further runs, of any datasets, with a page of each in a folder of its own in --output, and one page that "
+        "leads to them",
     )
     parser.add_argument(
         "--explore", type=int, default=SHOWN, metavar="N", help=f"test images to explore (default: {SHOWN}; 0: none)"
@@ -71,13 +78,17 @@ def main(args: argparse.Namespace) -> None:
     runs = [args.model_dir, *args.also]
     for run in args.also:
         read_config(run)  # a wrong name ends the command now, not after hours
-    for run, name in zip(runs, short_names(runs) if args.also else [""]):
+    names = [name.replace(os.sep, "-") for name in short_names(runs)] if args.also else [""]
+    made = []
+    for run, name in zip(runs, names):
         of_run = copy.copy(args)
-        of_run.model_dir, of_run.output = run, os.path.join(args.output, name.replace(os.sep, "-"))
-        report(of_run)
+        of_run.model_dir, of_run.output = run, os.path.join(args.output, name)
+        made.append(report(of_run))
+    if args.also:
+        write_page(os.path.join(args.output, "index.html"), overview(dict(zip(names, made))))
 
 
-def report(args: argparse.Namespace) -> None:
+def report(args: argparse.Namespace) -> Report:
     """The report of one run."""
     comparison = load_comparison(args)
     mistakes = find_mistakes(comparison.model_dir, comparison.cfg.DATASET.ROOT)
@@ -91,16 +102,24 @@ def report(args: argparse.Namespace) -> None:
     for name in names:
         section = found[name]
         if section is None:
-            section = make_section(name, comparison.stratified(counts[name]), args)
-            section.samples = f"From {sample_note(counts[name], comparison, args)}."
+            section = make_section(name, comparison.stratified(counts[name], FEW_SHOT), args)
+            section.samples = f"From {sample_note(counts[name], comparison, args)}.{few_shot_note(name, comparison)}"
             keep(section, args.output, checksums[name])
         else:
             print(f"{name}: as it was made before, from the same runs and options")
         sections.append(section)
+    tested = [finding for section in sections for finding in section.findings]
+    findings.write(args.output, findings.Findings(comparison.cfg.DATASET.NAME, comparison.label, tested))
     exploration = explore(comparison, args.explore) if args.explore else None
-    path = os.path.join(args.output, "index.html")
+    about = facts(comparison, args)
+    page = render(about, sections, mistakes, exploration, accuracy)
+    write_page(os.path.join(args.output, "index.html"), page)
+    return Report(about["title"], sections, accuracy)
+
+
+def write_page(path: str, page: str) -> None:
     with atomic_write(path) as file:
-        file.write(render(facts(comparison, args), sections, mistakes, exploration, accuracy))
+        file.write(page)
     print(f"written: {path} ({os.path.getsize(path) / 1e6:.1f} MB)")
 
 
@@ -121,7 +140,7 @@ def sample_count(name: str, comparison: Comparison, args: argparse.Namespace) ->
     """How many test images a figure is made from."""
     if args.samples is not None:
         return len(comparison)
-    return min(len(comparison), SAMPLES_AND_PASSES.get(name, DEFAULT)[0])
+    return min(len(comparison), most_samples(name))
 
 
 def sample_note(count: int, comparison: Comparison, args: argparse.Namespace) -> str:
@@ -133,42 +152,23 @@ def sample_note(count: int, comparison: Comparison, args: argparse.Namespace) ->
     )
 
 
+def few_shot_note(name: str, comparison: Comparison) -> str:
+    """For figures that take means over the few-shot training images: over which, if not all; otherwise ""."""
+    if len(comparison.few_shot) <= FEW_SHOT or not COSTS.get(name, OTHERWISE).few_shot:
+        return ""
+    return f" Means are over {FEW_SHOT} of {len(comparison.few_shot)} few-shot images, evenly over the classes."
+
+
 def print_estimate(comparison: Comparison, counts: dict[str, int]) -> None:
-    """Say how long figures will take, roughly: the time of a forward pass on this machine times passes and images."""
+    """Say how long figures will take, roughly."""
     if not counts:
         return
-    each = seconds_per_image(comparison)
-    if isinstance(comparison, ComparisonOverSeeds):
-        each *= len(comparison.seeds)
-    seconds = {name: each * count * SAMPLES_AND_PASSES.get(name, DEFAULT)[1] for name, count in counts.items()}
+    seconds = seconds_of(comparison, counts)
     parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
     print(
         f"about {duration(sum(seconds.values()))} to go: {parts} (--samples, --only and --skip make it less)",
         flush=True,
     )
-
-
-@torch.no_grad()
-def seconds_per_image(comparison: Comparison) -> float:
-    """The time of a forward pass of all models for one image, from a batch of eight; the first one warms up."""
-    batch = torch.cat([comparison.image(comparison.indices[0])[0]] * 8)
-    times = []
-    for _ in range(2):
-        started = time.perf_counter()
-        for model in comparison.models.values():
-            model.image_features(batch).sum().item()
-        times.append(time.perf_counter() - started)
-    return min(times) / len(batch)
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(7.4), duration(150), duration(9000)
-    ('7 s', '2.5 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def make_section(name: str, comparison: Comparison, args: argparse.Namespace) -> Section:
@@ -184,11 +184,22 @@ def make_section(name: str, comparison: Comparison, args: argparse.Namespace) ->
         print(f"  left out: {error}")
         return Section(name, command.help, left_out=str(error))
     files = [os.path.basename(path) for path in figures.save(result, args.output, name)]
-    images = {stem: svg(figure) for stem, figure in result.figures.items()}
+    drawings = {stem: svg(figure) for stem, figure in result.figures.items()}
     note = NOT_SHOWN if args.compare and not command.shows_compared_runs else ""
     print(f"  {duration(time.perf_counter() - started)}", flush=True)
     tables = number_tables(result.headlines, list(comparison.models))
-    return Section(name, command.help, result.how_to_read, tables, images, note=note, files=files)
+    of_paper = {stem: figure_of_paper(stem, comparison.cfg.DATASET.NAME) for stem in drawings}
+    return Section(
+        name,
+        command.help,
+        result.how_to_read,
+        tables,
+        drawings,
+        of_paper,
+        note=note,
+        files=files,
+        findings=result.findings,
+    )
 
 
 def facts(comparison: Comparison, args: argparse.Namespace) -> dict[str, str]:
@@ -222,6 +233,7 @@ def render(
         facts=shown,
         sections=sections,
         mistakes=mistakes,
+        findings=findings.rows_of([finding for section in sections for finding in section.findings]),
         accuracy=accuracy,
         exploration=dataclasses.asdict(exploration) if exploration else None,
         exploration_table=images_table(exploration) if exploration else [],
@@ -239,3 +251,8 @@ def images_table(exploration: Exploration) -> Table:
         ]
         rows.append([str(image["index"]), image["true"], image["change"], *says])
     return rows
+
+
+def overview(made: dict[str, Report]) -> str:
+    """A page that leads to several reports, by their folders beside it."""
+    return pages.render("reports.html.j2", title="What tuning did to CLIP", facts={}, made=made)

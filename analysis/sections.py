@@ -9,8 +9,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
 
 from promptbias import __version__
 from promptbias.utils.errors import UserError
@@ -18,8 +22,12 @@ from promptbias.utils.files import atomic_write
 from promptbias.utils.seals import JSON_KEY, read_json, seal_json
 
 from . import figures
+from .findings import Finding
 
 KEPT = ".sections"  # folder of the finished sections, in that of the report
+FORMAT = 2  # of these files
+PICTURE_DPI = 144  # of the pictures inside of SVGs
+UNQUOTED = ' "<>=/:;,?!@$*()[]{}|^`+~-_.'  # in an address: all but what ends it or means something else in it
 Table = list[list[str]]  # the first row is the heading
 
 
@@ -30,22 +38,26 @@ class Section(msgspec.Struct):
         name, help: of its command.
         how_to_read: as in `figures.Result`.
         tables: of its numbers.
-        images: stem -> SVG in base64.
+        drawings: stem -> SVG.
+        of_paper: stem -> which figure of the paper it is, or "".
         samples: how many images it is made from, if not all.
         note: something to say below it, or "".
         files: names of its files in the folder of the report.
         left_out: why it could not be made, or "".
+        findings: of the paper, on the tuned run.
     """
 
     name: str
     help: str
     how_to_read: str = ""
     tables: list[Table] = []
-    images: dict[str, str] = {}
+    drawings: dict[str, str] = {}
+    of_paper: dict[str, str] = {}
     samples: str = ""
     note: str = ""
     files: list[str] = []
     left_out: str = ""
+    findings: list[Finding] = []
 
 
 class Stored(msgspec.Struct):
@@ -99,11 +111,28 @@ def row_and_quantity(what: str, labels: Sequence[str]) -> tuple[str, str]:
 
 @figures.theme()
 def svg(figure: Any) -> str:
-    """A figure as SVG in base64; the same figure is the same text."""
+    """A figure as small SVG: its text is text, its pictures are JPEG. The same figure is the same SVG."""
+    buffer = io.StringIO()
+    with figures.matplotlib.rc_context({"svg.hashsalt": "promptbias", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", dpi=PICTURE_DPI, metadata={"Date": None})
+    text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    text = re.sub(r"(?<=data:image/)png;base64,([^\"]+)", lambda found: smaller(found[1]), text)
+    return re.sub(r' d="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)  # 1/100 of a point
+
+
+def smaller(png: str) -> str:
+    """A picture as JPEG where it hides all that is behind it, else as PNG, as it was; both in base64."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+        return "png;base64," + png
     buffer = io.BytesIO()
-    with figures.matplotlib.rc_context({"svg.hashsalt": "promptbias"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+    picture.convert("RGB").save(buffer, "JPEG", quality=90)
+    return "jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def address(svg: str) -> Markup:
+    """SVG as an address that holds it, for an attribute in single quotes: a third smaller than in base64."""
+    return Markup("data:image/svg+xml," + quote(re.sub(r"\s*\n\s*", " ", svg), safe=UNQUOTED))
 
 
 def made_from(name: str, args: argparse.Namespace, samples: int) -> str:
@@ -116,7 +145,7 @@ def made_from(name: str, args: argparse.Namespace, samples: int) -> str:
             for path in sorted(os.path.join(folder, name) for name in names):
                 info = os.stat(path)
                 files.append([path, info.st_size, info.st_mtime_ns])
-    text = json.dumps([__version__, name, samples, options, files], sort_keys=True, default=str)
+    text = json.dumps([__version__, FORMAT, name, samples, options, files], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

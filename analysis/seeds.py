@@ -22,8 +22,10 @@ from .commands import module_of
 from .comparison import Comparison, ComparisonOverSeeds
 from .estimates import over_seeds
 from .figures import Result, theme
+from .findings import mean_of_seeds
 
 ALONE = " Of several seeds only seed {} is shown: this figure is not averaged."
+FIGURE_ALONE = " The figure shows seed {} alone; the numbers are means ± standard deviation over seeds {}."
 AVERAGED = (
     " Mean over seeds {}: each number is a mean ± standard deviation over seeds; bands are one standard deviation, and "
     "strokes are single seeds. Brackets are 95 % intervals over images of the mean over seeds."
@@ -40,9 +42,14 @@ def result_of(name: str, comparison: Comparison, args: argparse.Namespace) -> Re
     if not isinstance(comparison, ComparisonOverSeeds):
         return module.run(comparison, args)
     seeds, first = comparison.seeds, module.run(comparison, args)
-    if first.found is None:
+    if first.found is None and not first.findings:
         return dataclasses.replace(first, how_to_read=first.how_to_read + ALONE.format(seeds[0]))
     results = [first if each is comparison else module.run(each, args) for each in comparison.each_seed()]
+    if first.found is None:
+        numbers = mean_headlines([dict(result.headlines) for result in results], {})
+        tested = mean_of_seeds([result.findings for result in results], first.findings)
+        note = FIGURE_ALONE.format(seeds[0], ", ".join(map(str, seeds)))
+        return dataclasses.replace(first, how_to_read=first.how_to_read + note, headlines=numbers, findings=tested)
     return combine(module, results, seeds)
 
 
@@ -58,6 +65,7 @@ def combine(module: ModuleType, results: Sequence[Result], seeds: Sequence[int])
         figures,
         stacked([result.arrays for result in results], seeds),
         mean,
+        mean_of_seeds([result.findings for result in results], getattr(module, "findings", lambda found: [])(mean)),
     )
 
 

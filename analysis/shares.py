@@ -1,4 +1,4 @@
-"""Shares of relevancy of one model, image by image. A row of zeros has no shares, and is left out of every mean."""
+"""Shares of relevancy, image by image. A row of zeros has no shares, and is left out of every mean."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from promptbias.interp.token_layout import text_columns
 from promptbias.model.tuned_clip import TunedCLIP
 
 KINDS = ("SOS", "prompts", "template", "class", "end")  # of text tokens, as in `text_columns`
+MAX_PROMPTS_IN_INSET = 12  # text prompts; more fill the figure anyway
 
 
 @dataclass
@@ -57,6 +58,47 @@ class ModelContribution:
         """How many images have none in the text branch, and in the vision branch."""
         by_image = {"text": self.text_kinds_by_image[:, 0], "vision": self.vision_prompts_by_image}
         return {branch: int(np.isnan(values).sum()) for branch, values in by_image.items()}
+
+
+@dataclass
+class Contribution:
+    """Contributions in every model of a comparison, over one set of images.
+
+    Attributes:
+        models: label -> contributions, plain CLIP first.
+        kind_names: what KINDS are called in figures.
+        patches: M.
+        select: "all", or "corrected" for those that CLIP gets wrong and the tuned run gets right.
+        first_block: the block (from 0) at which relevancy starts.
+        template_note: a sentence on the models' templates, or "".
+    """
+
+    models: dict[str, ModelContribution]
+    kind_names: list[str]
+    patches: int
+    select: str
+    first_block: int
+    template_note: str
+
+    @property
+    def count(self) -> int:
+        """Images."""
+        return len(next(iter(self.models.values())).text_kinds_by_image)
+
+    @property
+    def vision_length(self) -> int:
+        """M and the largest number of vision prompts."""
+        return max(len(model.vision) for model in self.models.values())
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of positions before a class name, SOS included."""
+        return max(model.class_start for model in self.models.values())
+
+    @property
+    def text_inset(self) -> bool:
+        """Whether there is something before the class name to enlarge, and room for it."""
+        return 1 < self.context_length <= 1 + MAX_PROMPTS_IN_INSET
 
 
 class SharesByImage:

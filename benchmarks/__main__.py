@@ -64,7 +64,8 @@ def classes_that_fit(device: str) -> int:
 
 def measure_row(case: Case, precision: str, args: argparse.Namespace) -> dict[str, Any]:
     """One row: the baseline, ours, ours in float32, and the peak GEMM throughput, in turn."""
-    names = [BASELINE, precision] if case.task == "relevancy" else dict.fromkeys([BASELINE, precision, "fp32"])
+    maps = case.task in ("relevancy", "faithfulness")
+    names = [BASELINE, precision] if maps else dict.fromkeys([BASELINE, precision, "fp32"])
     workers = {name: Worker(case, name, args.device, args.threads, args.shape) for name in names}
     peaks = {
         name: Worker(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads, args.shape)
@@ -82,7 +83,7 @@ def measure_row(case: Case, precision: str, args: argparse.Namespace) -> dict[st
             "speedup": workers[BASELINE].median() / worker.median(),
             "peak_bytes": worker.memory,
         }
-        if name != BASELINE and case.task != "relevancy":
+        if name != BASELINE and not maps:
             share = operations / worker.median() / per_second[name]
             row["implementations"][name].update(operations=operations, share_of_peak=share)
     return row

@@ -130,6 +130,50 @@ def baseline_relevancy(clip_model: Any, image: Tensor, tokens: Tensor) -> tuple[
     return torch.stack(rows_vision)[:, 1:], torch.stack(rows_text)
 
 
+def baseline_deletion(clip_model: Any, image: Tensor, label: Tensor, tokens: Tensor, seed: int = 0) -> Tensor:
+    """Whether plain CLIP is right along the deletion curves of `promptbias.interp.faithfulness`, (7, 11, B), bool.
+
+    Each curve and each step is a pass of its own over all tokens, in which attention to deleted patches is masked.
+
+    Args:
+        image: (B, 3, S, S).
+        label: (B,) their classes.
+        tokens: (K, 77) token ids of the texts of all classes.
+        seed: of the random orders.
+    """
+    with torch.no_grad():
+        texts = BaselineCLIP(clip_model, tokens).text_features()
+        predicted = (masked_features(clip_model, image)[0] @ texts.T).argmax(-1)
+        attention = masked_features(clip_model, image)[1][:, :, 0, 1:].mean(1)
+    own, of_predicted = (baseline_relevancy(clip_model, image, tokens[which])[0] for which in (label, predicted))
+    patches, generator = own.shape[1], torch.Generator().manual_seed(seed)
+    orders = [torch.stack([torch.randperm(patches, generator=generator) for _ in image]).to(image.device)]
+    for values in (own, of_predicted, attention):
+        orders += [values.argsort(dim=1, descending=True, stable=True), values.argsort(dim=1, stable=True)]
+    right = torch.zeros(len(orders), 11, len(image), dtype=torch.bool)
+    for curve, order in enumerate(orders):
+        for step in range(11):
+            mask = torch.zeros(len(image), 1 + patches, device=image.device)
+            mask.scatter_(1, 1 + order[:, : round(step / 10 * patches)], -torch.inf)
+            with torch.no_grad():
+                features, _ = masked_features(clip_model, image, mask[:, None, None])
+                right[curve, step] = (features @ texts.T).argmax(-1) == label
+    return right
+
+
+def masked_features(clip_model: Any, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Unit vectors (B, joint width) of images, and the attention pattern of the last block (B, H, N, N).
+
+    Args:
+        mask: additive, on scores (B, H, N, N).
+    """
+    visual = clip_model.visual
+    x = visual.conv1(image).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
+    x, patterns = run_blocks(visual.transformer.resblocks, visual.ln_pre(x), mask)
+    return F.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1), patterns[-1]
+
+
 def relevancy_row(y: Tensor, patterns: Sequence[Tensor], row: int) -> Tensor:
     """A row (N,) of R for the scalar y, from the attention patterns (1, H, N, N) of all blocks."""
     R = torch.eye(patterns[0].shape[-1], device=y.device)
@@ -140,7 +184,7 @@ def relevancy_row(y: Tensor, patterns: Sequence[Tensor], row: int) -> Tensor:
 
 
 def run_blocks(blocks: Sequence[Any], x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-    """Tokens (1, N, D) through the blocks, with attention written out; and the pattern (1, H, N, N) of each block."""
+    """Tokens (B, N, D) through the blocks, with attention written out; and the pattern (B, H, N, N) of each block."""
     patterns = []
     for block in blocks:
         attn = block.attn

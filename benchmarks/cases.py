@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from promptbias.interp.faithfulness import deletion_curves
 from promptbias.interp.relevancy import relevancy
 from promptbias.model.loading import import_clip
 from promptbias.model.method import MethodConfig
@@ -19,7 +20,7 @@ from promptbias.trainers.ivlp import IVLPConfig
 from promptbias.trainers.zeroshot import ZeroshotConfig
 from promptbias.utils.tensor_files import save_tensors
 
-from .baseline import BaselineCLIP, BaselineWithBiases, BaselineWithPrompts, baseline_relevancy
+from .baseline import BaselineCLIP, BaselineWithBiases, BaselineWithPrompts, baseline_deletion, baseline_relevancy
 
 BASELINE = "baseline"  # the name of the implementation that is not ours; ours is named by its precision
 VIT_B16 = dict(
@@ -62,7 +63,8 @@ class Case(NamedTuple):
     """One row of the table.
 
     Attributes:
-        task: "train" is one step, "evaluate" all images in batches, "relevancy" all image-text pairs.
+        task: "train" is one step, "evaluate" all images in batches, "relevancy" all image-text pairs, "faithfulness"
+            the deletion curves of all images.
         method: a key of METHODS.
         classes, images, batch: how many; image i belongs to class i modulo `classes`.
     """
@@ -78,6 +80,8 @@ class Case(NamedTuple):
             return f"{self.method} training step, {self.classes} classes, batch {self.batch}"
         if self.task == "evaluate":
             return f"{self.method} evaluation of {self.images} images, {self.classes} classes"
+        if self.task == "faithfulness":
+            return f"faithfulness of the maps of {self.images} images, {self.classes} classes"
         return f"relevancy of both towers, all blocks, {self.images} pairs"
 
 
@@ -116,7 +120,8 @@ def all_cases(max_classes: int) -> list[Case]:
         for method in ("BiasTuning", "IVLP")
     ]
     evaluate = [Case("evaluate", "BiasTuning", classes, 300, 100) for classes in (10, MAX_CLASSES)]
-    return [*train, *evaluate, Case("relevancy", "ZeroshotCLIP", 10, 32, 32)]
+    maps = [Case("relevancy", "ZeroshotCLIP", 10, 32, 32), Case("faithfulness", "ZeroshotCLIP", 10, 2, 2)]
+    return [*train, *evaluate, *maps]
 
 
 def random_clip(shape: dict[str, int] = VIT_B16) -> Any:
@@ -168,19 +173,29 @@ def prepare(case: Case, implementation: str, device: str, shape: dict[str, int] 
         work = {
             "train": lambda: F.cross_entropy(model(image), label),
             "relevancy": lambda: torch.cat(baseline_relevancy(model.clip, image, model.tokens[label]), 1),
+            "faithfulness": lambda: baseline_deletion(model.clip, image, label, model.tokens),
         }
     else:
-        model = tuned_model(case, clip_model, implementation, device)
+        # Faithfulness is that of a float32 model; whatever it computes in bfloat16 is its own choice.
+        precision = "fp32" if case.task == "faithfulness" else implementation
+        model = tuned_model(case, clip_model, precision, device)
         work = {
             "train": lambda: model(image, label),
             "relevancy": lambda: torch.cat(relevancy(model, image, label), 1),
+            "faithfulness": lambda: deletion_outcomes(model, image, label),
         }
     model.train(case.task == "train")
     if case.task == "train":
         return training_step(model, work["train"])
     if case.task == "evaluate":
         return evaluation(model, image.split(case.batch))
-    return work["relevancy"]
+    return work[case.task]
+
+
+def deletion_outcomes(model: TunedCLIP, image: Tensor, label: Tensor) -> Tensor:
+    """Our deletion curves, as `baseline_deletion` returns them."""
+    found = deletion_curves({"": model}, [(image, label)])[""]
+    return torch.stack([torch.from_numpy(right) for right in found.values()])
 
 
 def training_step(model: torch.nn.Module, compute_loss: Callable[[], Tensor]) -> Callable[[], Tensor]:

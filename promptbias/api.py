@@ -14,7 +14,7 @@ from promptbias.engine.discovery import register_all
 from promptbias.engine.load import load_model
 from promptbias.engine.registry import tuning_trainers
 from promptbias.interp import relevancy as relevancy_maps
-from promptbias.model.backbones import path_of
+from promptbias.model.backbones import EMBEDDED, path_of
 from promptbias.model.loading import load_clip
 from promptbias.model.method import MethodConfig
 from promptbias.model.tuned_clip import TunedCLIP
@@ -141,7 +141,7 @@ def tune(
     pairs = {"DATASET.NUM_SHOTS": shots, **{config.key(option): value for option, value in options.items()}}
     if template:
         pairs["DATASET.TEMPLATE"] = template
-    settings_of = name.format("tiny" if backbone == "tiny" else "vit_b16")
+    settings_of = name.format("tiny" if backbone in EMBEDDED else "vit_b16")
     config_file = os.path.join(CONFIGS, "trainers", method, f"{settings_of}.yaml")
     argv = run_argv(images, seed, method, backbone, config_file, folder, pairs)
     with contextlib.redirect_stdout(io.StringIO()):  # all of it is in the run's log.txt; the progress bar is on stderr

@@ -1,4 +1,4 @@
-"""A small CLIP of OpenAI's architecture, pre-trained on rendered glyphs. README.md in this folder is its model card."""
+"""Two small CLIPs of OpenAI's architecture, trained on rendered glyphs and scenes; README.md is their model card."""
 
 import hashlib
 import json
@@ -10,14 +10,19 @@ from promptbias.utils.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tiny.safetensors")
-SHA256 = "787e0515bf6ee31c6a7ab6e1a2722bf2fcc0244676dfeccff1f900813eb0798a"  # of that file
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+WEIGHTS, SCENES = (os.path.join(FOLDER, name) for name in ("tiny.safetensors", "tiny_scenes.safetensors"))
+FILES = {"tiny": WEIGHTS, "tiny_scenes": SCENES}
+SHA256 = {
+    WEIGHTS: "787e0515bf6ee31c6a7ab6e1a2722bf2fcc0244676dfeccff1f900813eb0798a",
+    SCENES: "147fcaba9a4cda99c8d93774f49c2df6d83a4a350a2c2684e7b0408983882d13",
+}
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels, as in OpenAI's CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read(path: str = WEIGHTS) -> bytes:
-    """The weights file; the one that comes with this project must be exactly that.
+    """A weights file; those that come with this project must be exactly that.
 
     Raises:
         UserError: it is not, or cannot be read.
@@ -29,7 +34,7 @@ def read(path: str = WEIGHTS) -> bytes:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); check it out or install promptbias again"
         ) from error
-    if path == WEIGHTS and hashlib.sha256(content).hexdigest() != SHA256:
+    if hashlib.sha256(content).hexdigest() != SHA256.get(path, hashlib.sha256(content).hexdigest()):
         pointer = content.startswith(b"version https://git-lfs")
         damage = "is a git-LFS pointer" if pointer else "is damaged (cut, or changed as by a conversion of line ends)"
         raise UserError(f"{path} {damage}; check it out or install promptbias again")

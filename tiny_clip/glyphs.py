@@ -25,12 +25,12 @@ def fonts() -> list[str]:
     return [p for p in paths if os.path.basename(p).startswith(FAMILIES) and "Display" not in p]
 
 
-def render(height: int = 48) -> Tensor:
+def render(height: int = 48, characters: str = CHARACTERS) -> Tensor:
     """Every character in every font, centred and `height` pixels tall: (fonts, characters, 64, 64) in [0, 1]."""
     glyphs = []
     for path in fonts():
         font = ImageFont.truetype(path, 96)
-        for character in CHARACTERS:
+        for character in characters:
             left, top, right, bottom = font.getbbox(character)
             ink = Image.new("L", (int(right - left), int(bottom - top)))
             ImageDraw.Draw(ink).text((-left, -top), character, font=font, fill=255)
@@ -39,7 +39,7 @@ def render(height: int = 48) -> Tensor:
             glyph = Image.new("L", (SIZE, SIZE))
             glyph.paste(ink, ((SIZE - width) // 2, (SIZE - height) // 2))
             glyphs.append(np.asarray(glyph))
-    return torch.from_numpy(np.stack(glyphs)).float().div(255).view(-1, len(CHARACTERS), SIZE, SIZE)
+    return torch.from_numpy(np.stack(glyphs)).float().div(255).view(-1, len(characters), SIZE, SIZE)
 
 
 def coarsen(pixels: int) -> Tensor:

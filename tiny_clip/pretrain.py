@@ -50,10 +50,10 @@ class Towers:
         self.clip = clip
 
     def image(self, images: Tensor) -> Tensor:
-        """(B, 64, 64) in [0, 1] -> features (B, 128)."""
+        """(B, 64, 64) or (B, 3, 64, 64) in [0, 1] -> features (B, 128)."""
         visual, n, p = self.clip.visual, len(images), ARCHITECTURE["vision_patch_size"]
         mean, std = (torch.tensor(t).view(3, 1, 1, 1, 1) for t in (MEAN, STD))
-        x = (images.view(n, 1, 64 // p, p, 64 // p, p) - mean) / std
+        x = (images.reshape(n, -1, 64 // p, p, 64 // p, p) - mean) / std
         x = x.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 3 * p * p)  # (B, patches, pixels)
         x = linear(x.bfloat16(), visual.conv1.weight.flatten(1))
         x = torch.cat([visual.class_embedding.bfloat16().expand(n, 1, -1), x], 1)
@@ -163,9 +163,9 @@ class Pretraining:
     def __init__(self, steps: int, batch: int, lr: float, seed: int) -> None:
         torch.manual_seed(seed)
         clip, model = import_clip()
-        self.settings = {"steps": steps, "batch": batch, "rate": lr, "seed": seed}
+        self.settings: dict[str, Any] = {"steps": steps, "batch": batch, "rate": lr, "seed": seed}
         self.steps, self.lr = steps, lr
-        self.rows = clip.tokenize(vocabulary()).unique()
+        self.rows = clip.tokenize(self.vocabulary()).unique()
         self.clip = model.CLIP(**{**ARCHITECTURE, "vocab_size": len(self.rows)})
         self.clip.logit_scale.requires_grad_(False)
         self.weights = [p for p in self.clip.parameters() if p.requires_grad]
@@ -178,6 +178,10 @@ class Pretraining:
         )
         self.towers, self.batches = Towers(self.clip), Batches(self.rows, batch, steps, seed)
         self.start, self.accuracy = 0, 0.0
+
+    def vocabulary(self) -> list[str]:
+        """Texts that contain every word to train."""
+        return vocabulary()
 
     def step(self, step: int) -> float:
         """Train on the batch of one step, and update the moving average of the accuracy; returns the loss."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 import promptbias
+from promptbias.model.backbones import EMBEDDED
 from promptbias.model.loading import import_clip
 
 from .source import ImageInput, Run, Source
@@ -34,7 +35,7 @@ class Facts(msgspec.Struct):
 def licence(backbone: str) -> str:
     """What is known of the licence of the weights."""
     clip, _ = import_clip()
-    if backbone == "tiny":  # our own
+    if backbone in EMBEDDED:  # our own
         return "MIT, as promptbias"
     return OPENAI if backbone in clip._MODELS else "see the source of the backbone"
 

@@ -19,3 +19,10 @@ def model_outcomes(models: dict[str, TunedCLIP], batches: LabelledImages) -> dic
         for name, model in models.items():
             found[name].append((model.logits(image).argmax(-1) == label).cpu())
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+
+def margins(logits: Tensor, label: Tensor) -> Tensor:
+    """Logit of each image's class minus the largest of the others, (..., B, K) and (B,) -> (..., B)."""
+    own = torch.nn.functional.one_hot(label, logits.shape[-1]).bool()
+    others = logits.masked_fill(own, -torch.inf)
+    return logits.masked_fill(~own, -torch.inf).amax(-1) - others.amax(-1)

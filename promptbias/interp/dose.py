@@ -17,7 +17,7 @@ from torch import Tensor
 from promptbias.model.adapter import Adapter
 from promptbias.model.tuned_clip import TunedCLIP
 
-from .accuracy import LabelledImages
+from .accuracy import LabelledImages, margins
 from .branches import Branch, branches_of
 from .decomposition import AttentionParts
 
@@ -88,10 +88,3 @@ def dose_outcomes(model: TunedCLIP, batches: LabelledImages, doses: Sequence[flo
         found.append(margins(model.logit_scale * logits, label).cpu())
     margin = torch.cat(found, -1)
     return DoseOutcomes(margin > 0, margin)
-
-
-def margins(logits: Tensor, label: Tensor) -> Tensor:
-    """Logit of each image's class minus the largest of the others, (..., B, K) and (B,) -> (..., B)."""
-    own = torch.nn.functional.one_hot(label, logits.shape[-1]).bool()
-    others = logits.masked_fill(own, -torch.inf)
-    return logits.masked_fill(~own, -torch.inf).amax(-1) - others.amax(-1)

@@ -1,33 +1,29 @@
 """Faithfulness of relevancy maps, by deletion.
 
 Patches are deleted in the order of a map, the most relevant first or the least relevant first, and the accuracy is
-followed. A faithful map makes the first curve fall early and the second one late; a random order lies between. A
-deleted patch's token is dropped from the sequence, after the positional embedding. The maps are relevancy and, as a
-simple baseline, the attention of [cls] in the last block, mean over heads. Relevancy of the image's own class uses the
-label, which attention does not: keeping what speaks for the right class can even raise the accuracy. So relevancy of
-the class that the model itself predicts is evaluated too.
+followed. A faithful map makes the first curve fall early and the second one late; a random order lies between. The
+maps are relevancy and, as a simple baseline, the attention of [cls] in the last block, mean over heads. Relevancy of
+the image's own class uses the label, which attention does not: keeping what speaks for the right class can even raise
+the accuracy. So relevancy of the class that the model itself predicts is evaluated too.
 
 Steps cannot share work, since a dropped token changes all others from the first block on. But equal orders are followed
 once (the two relevancies are one where the model is right), steps with few tokens left are run for many images at a
-time, and one pass serves the prediction and two of the maps.
+time, one pass serves the prediction and two of the maps, and float32 is left to close calls (see `Judge`).
 
 Shapes: B images, I of all batches, M patches, F = len(FRACTIONS).
 """
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from promptbias.model.adapter import Adapter
-from promptbias.model.encoder import Tower
 from promptbias.model.tuned_clip import TunedCLIP
 
 from .accuracy import LabelledImages
-from .branches import VisionBranch
 from .cache import PATTERN, capture, gradients
+from .deletion import Judge, kept_rows
 from .relevancy import row_of_cls
 
 FRACTIONS = tuple(step / 10 for step in range(11))  # of the patches deleted
@@ -40,49 +36,8 @@ MOST, LEAST, RANDOM = "most relevant first", "least relevant first", "random ord
 Curve = tuple[str, ...]  # (a map of MAPS, MOST or LEAST), or (RANDOM,)
 
 
-class DropPatches(Adapter):
-    """An adapter on vision tokens of which only `rows` (C, n) are left, [cls] first; prompts follow them directly.
-
-    Args:
-        rows: of each of C sequences.
-        patches: M.
-        images: (C,), the image of the batch that each sequence is of; default: every image once.
-    """
-
-    def __init__(self, adapter: Adapter, rows: Tensor, patches: int, images: Tensor | None = None) -> None:
-        super().__init__()
-        self.adapter, self.rows = copy.copy(adapter), rows
-        self.images = torch.arange(len(rows), device=rows.device) if images is None else images
-        if adapter.prompt_count:
-            dropped, at = 1 + patches - rows.shape[1], adapter.prompts_at
-            self.adapter.prompts_at = slice(at.start - dropped, at.stop - dropped)
-        self.attaches_to = self.adapter.attaches_to
-        self.prompts_at, self.prompt_depth = self.adapter.prompts_at, self.adapter.prompt_depth
-
-    def on_embeddings(self, x: Tensor) -> Tensor:
-        return self.adapter.on_embeddings(x[self.images[:, None], self.rows])
-
-    def pre_block(self, i: int, x: Tensor) -> Tensor:
-        return self.adapter.pre_block(i, x)
-
-    def post_block(self, i: int, x: Tensor) -> Tensor:
-        return self.adapter.post_block(i, x)
-
-    def on_activation(self, point: str, i: int, x: Tensor, source: Tensor | None) -> Tensor:
-        return self.adapter.on_activation(point, i, x, source)
-
-    def parameter(self, name: str, i: int, frozen: Tensor) -> Tensor:
-        return self.adapter.parameter(name, i, frozen)
-
-    def live_rows(self, i: int) -> slice:
-        return self.adapter.live_rows(i)
-
-    def fold(self, tower: Tower) -> None:
-        self.adapter.fold(tower)
-
-
-def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor, texts: Tensor) -> dict[str, Tensor]:
-    """MAPS of a batch, (B, M) each.
+def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor, texts: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """MAPS of a batch, (B, M) each, and the classes that the model predicts, (B,).
 
     Args:
         texts: text features (K, joint width).
@@ -97,9 +52,9 @@ def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor, texts: Tensor
     predicted, of_predicted = logits.argmax(-1), own.clone()
     wrong = predicted != label
     if wrong.any():  # elsewhere the two relevancies are one
-        again = relevance_maps(model, image[wrong], predicted[wrong], texts)
+        again, _ = relevance_maps(model, image[wrong], predicted[wrong], texts)
         of_predicted[wrong] = again["own class"]
-    return {"own class": own, "predicted class": of_predicted, "attention": attention}
+    return {"own class": own, "predicted class": of_predicted, "attention": attention}, predicted
 
 
 def random_orders(image: Tensor, patches: int, generator: torch.Generator) -> Tensor:
@@ -118,6 +73,7 @@ def deletion_orders(maps: dict[str, Tensor], random: Tensor) -> dict[Curve, Tens
 
 @torch.no_grad()
 def deletion_outcomes(
+    judge: Judge,
     model: TunedCLIP,
     image: Tensor,
     label: Tensor,
@@ -128,6 +84,7 @@ def deletion_outcomes(
     """Whether each image is right after deleting each of `fractions` of its patches in orders (B, M): (F, B), bool.
 
     Args:
+        judge: for models on this backbone.
         texts: text features (K, joint width).
     """
     # Every order of every image, equal ones once: (C, 1 + M), the image's index first.
@@ -135,36 +92,10 @@ def deletion_outcomes(
     every = torch.cat([torch.cat([index, order], 1) for order in orders.values()])
     unique, which = every.unique(dim=0, return_inverse=True)
     images, order = unique[:, 0], unique[:, 1:]
-    right = torch.stack([right_without(model, image, label, images, order, texts, fraction) for fraction in fractions])
+    right = torch.stack(
+        [judge.right(model, image, label, images, kept_rows(order, fraction), texts) for fraction in fractions]
+    )
     return dict(zip(orders, right[:, which].cpu().split(len(image), 1)))
-
-
-def right_without(
-    model: TunedCLIP, image: Tensor, label: Tensor, images: Tensor, order: Tensor, texts: Tensor, fraction: float
-) -> Tensor:
-    """Whether C sequences are right without the first `fraction` of the patches of their `order` (C, M): (C,).
-
-    Args:
-        images: (C,), the image of the batch that each sequence is of.
-    """
-    branch, patches = VisionBranch(model), order.shape[1]
-    kept = 1 + order[:, round(fraction * patches) :]
-    rows = torch.cat([torch.zeros_like(order[:, :1]), kept], 1)
-    at_once = max(1, len(image) * (1 + patches) // rows.shape[1])  # as many tokens as the batch has
-    right = []
-    for some, rows_of in zip(images.split(at_once), rows.split(at_once)):
-        features = branch.features(image, adapter=DropPatches(branch.adapter, rows_of, patches, some))
-        right.append((features @ texts.T).argmax(-1) == label[some])
-    return torch.cat(right)
-
-
-@torch.no_grad()
-def features_after_deletion(model: TunedCLIP, image: Tensor, order: Tensor, fraction: float) -> Tensor:
-    """Unit vectors (B, joint width) of images after deleting a fraction of their patches in `order` (B, M)."""
-    branch, patches = VisionBranch(model), order.shape[1]
-    kept = 1 + order[:, round(fraction * patches) :]
-    rows = torch.cat([torch.zeros_like(order[:, :1]), kept], 1)
-    return branch.features(image, adapter=DropPatches(branch.adapter, rows, patches))
 
 
 def deletion_curves(
@@ -179,15 +110,18 @@ def deletion_curves(
     generator = torch.Generator().manual_seed(seed)
     texts = {name: model.text_features() for name, model in models.items()}
     found: dict[str, dict[Curve, list[Tensor]]] = {name: {} for name in models}
-    patches = next(iter(models.values())).vision.patches
+    one = next(iter(models.values()))
+    judge, patches = Judge(one), one.vision.patches
     for image, label in batches:
         random = random_orders(image, patches, generator)
         for name, model in models.items():
-            orders = deletion_orders(relevance_maps(model, image, label, texts[name]), random)
-            # All patches or none: there the order does not matter.
-            ends = deletion_outcomes(model, image, label, {(RANDOM,): random}, texts[name], (0, 1))[RANDOM,]
-            for curve, right in deletion_outcomes(model, image, label, orders, texts[name], FRACTIONS[1:-1]).items():
-                found[name].setdefault(curve, []).append(torch.cat([ends[:1], right, ends[1:]]))
+            maps, predicted = relevance_maps(model, image, label, texts[name])
+            orders, given = deletion_orders(maps, random), (judge, model, image, label)
+            # With all patches or none the order does not matter.
+            intact = (predicted == label).cpu()[None]
+            empty = deletion_outcomes(*given, {(RANDOM,): random}, texts[name], (1,))[RANDOM,]
+            for curve, right in deletion_outcomes(*given, orders, texts[name], FRACTIONS[1:-1]).items():
+                found[name].setdefault(curve, []).append(torch.cat([intact, right, empty]))
     return {name: {curve: torch.cat(parts, 1).numpy() for curve, parts in of.items()} for name, of in found.items()}
 
 

@@ -26,7 +26,8 @@ def comparison(tuned, sharp_clip, images):
         model, plain = tuned(method), tuned_at_random(sharp_clip, ZeroshotConfig())
         models = {"zero-shot CLIP": plain, "tuned": model}
         batches = lambda what, split="test": zip(images.split(4), labels.split(4))  # noqa: E731
-        return SimpleNamespace(tuned=model, plain=plain, models=models, label="tuned", batches=batches)
+        of = dict(indices=range(len(images)), few_shot=range(len(images)), shared={})
+        return SimpleNamespace(tuned=model, plain=plain, models=models, label="tuned", batches=batches, **of)
 
     return make
 

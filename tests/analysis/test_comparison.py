@@ -3,10 +3,12 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from interp_fixtures import CLASSES
 
+from promptbias.analysis import shared
 from promptbias.analysis.comparison import ZERO_SHOT, Comparison, evenly_spaced, first_difference
 from promptbias.engine.load import load_trainer
 from promptbias.model.loading import load_clip
@@ -138,3 +140,27 @@ def test_a_run_of_an_unknown_dataset_is_one_sentence(runs, tmp_path):
 def test_a_run_is_not_compared_with_itself(runs):
     with pytest.raises(UserError, match="is named twice"):
         Comparison(runs["bias"], [os.path.join(runs["bias"], "")])
+
+
+def test_few_shot_images_are_limited_evenly_over_the_classes(runs):
+    everything = Comparison(runs["deep"])
+    labels = torch.cat([label for _, label in everything.batches(split="train")])
+    few = everything.stratified(6, 3)
+    assert sorted(torch.cat([label for _, label in few.batches(split="train")]).tolist()) == [0, 1, 2]
+    assert len(few) == 6 and len(everything.few_shot) == len(labels) > 3
+    for same in (everything.stratified(6), everything.stratified(6, 1000)):
+        assert torch.equal(torch.cat([label for _, label in same.batches(split="train")]), labels)
+
+
+def test_what_figures_share_is_computed_once_for_the_same_images(runs, monkeypatch):
+    comparison = Comparison(runs["deep"])
+    asked = []
+    passes = shared.model_outcomes
+    monkeypatch.setattr(shared, "model_outcomes", lambda models, _: asked.append(list(models)) or passes(models, _))
+    labels = list(comparison.models)
+    few = comparison.stratified(6, 3)
+    assert np.array_equal(shared.outcomes(few, labels[1:])[labels[1]], shared.outcomes(few, labels)[labels[1]])
+    assert len(shared.outcomes(comparison, labels)[labels[0]]) == len(comparison)
+    assert asked == [labels[1:], labels[:1], labels]
+    assert shared.mean_terms(few) is shared.mean_terms(few) is not shared.mean_terms(comparison)
+    assert shared.mean_terms(few)["vision"].count[1] == 3

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from promptbias.analysis import report
+from promptbias.analysis.__main__ import main
 from promptbias.analysis.accuracies import HEADING
 from promptbias.analysis.commands import FIGURES
 from promptbias.analysis.comparison import Comparison
 from promptbias.analysis.exploration import explore
 from promptbias.analysis.mistakes import Mistakes
 from promptbias.analysis.sections import Section
+from promptbias.interp.cache import capture
 
 pytestmark = pytest.mark.slow
 FLAGS = (
@@ -33,7 +35,7 @@ def exploration(runs):
 def page(exploration, tmp_path_factory):
     """The address of a page with links to all figures, of which one was made."""
     numbers = [["what", "value"], ["b", "10 ± 2"], ["a", "9"], ['"c", d', "-1"]]
-    drawing = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg" width="600" height="80"/>').decode()
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="600" height="80"/>'
     sections = [Section(name, "left", left_out="/a/path" + 60 * "_long") for name in FIGURES if name != "distance"]
     sections.append(Section("distance", "far", "Look.", [numbers], {"distance": drawing}))
     accuracy = Section("accuracy", "accuracy", tables=[[HEADING, ["a model with a long name", *"1234"]]])
@@ -120,6 +122,40 @@ def test_image_block_and_head_choose_what_is_drawn(browser, exploration):
             assert np.allclose(drawn(browser, model), values, rtol=1e-3, atol=1e-6)
         seen.add(browser.execute_script(pixels))
     assert len(seen) == 4
+
+
+def test_what_is_drawn_are_the_numbers_of_the_figures_files(browser, exploration, runs, tmp_path):
+    """`overlay` writes relevancy, and attention of [cls] in the last block; both over the average patch."""
+    index = exploration.images[1]["index"]
+    main(["overlay", "--model-dir", str(runs["deep"]), "--images", str(index), "--output", str(tmp_path)])
+    written = np.load(tmp_path / "overlay.npz")
+    choose(browser, "#sort", "index")
+    css(browser, "#strip button[data-image='1']").click()
+    for kind in ("relevancy", "attention"):
+        css(browser, f"input[value={kind}]").click()
+        choose(browser, "#block", exploration.blocks)
+        choose(browser, "#head", 0)
+        assert css(browser, "#about").text.startswith(f"Test image {index}: ")
+        for model in ("plain", "tuned"):
+            shown, expected = drawn(browser, model), written[f"image {index}: {kind}, {model}"].ravel()
+            largest = max(written[f"image {index}: {kind}, {each}"].max() for each in ("plain", "tuned"))
+            # A byte is 1/255 of the largest value of each head.
+            assert np.allclose(shown / (1 if kind == "relevancy" else shown.mean()), expected, atol=largest / 100)
+            assert np.ptp(expected) > largest / 10
+
+
+def test_a_head_of_a_block_is_drawn_as_the_model_attends(browser, exploration, runs):
+    comparison = Comparison(runs["deep"])
+    image, _ = comparison.image(exploration.images[0]["index"])
+    with capture(comparison.tuned.vision, "blocks.1.attn.pattern") as cache:
+        comparison.tuned.image_features(image)
+    expected = cache["blocks.1.attn.pattern"][0, 1, 0, 1 : 1 + comparison.plain.vision.patches]
+    choose(browser, "#sort", "index")
+    css(browser, "#strip button[data-image='0']").click()
+    css(browser, "input[value=attention]").click()
+    choose(browser, "#block", 2)
+    choose(browser, "#head", 2)
+    assert np.allclose(drawn(browser, "tuned"), expected, atol=float(expected.max()) / 100)
 
 
 def test_a_word_tells_its_relevancy_when_it_has_the_focus(browser):

@@ -4,6 +4,8 @@ import base64
 import io
 import re
 import shutil
+import urllib.parse
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -49,8 +51,12 @@ def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name):
     for section in {*made, "mean-to-bias"}:
         assert f'<h2 id="{section}">' in page and f'<a href="#{section}">' in page
     assert '<h2 id="mistakes">' in page and '<a href="#mistakes">' in page
-    assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,", source) for source in re.findall(r'src="([^"]*)"', page))
-    assert "://" not in page
+    drawings, rest = re.findall(r"src='data:image/svg\+xml,([^']*)'", page), re.sub(r"src='[^']*'", "", page)
+    assert all(source.startswith("data:image/jpeg;base64,") for source in re.findall(r'src="([^"]*)"', rest))
+    assert "://" not in rest and len(drawings) == page.count("src='") > 0
+    for drawing in map(urllib.parse.unquote, drawings):  # nothing in them is fetched
+        assert set(re.findall(r'(\S+)="[^"]*://', drawing)) == {"xmlns", "xmlns:xlink"}
+        assert ElementTree.fromstring(drawing).tag.endswith("}svg")
     links = re.findall(r'href="([^#"]+)"', page)
     assert links and all((tmp_path / link).exists() for link in links)
     assert page.count("How to read it") + page.count("Left out") == len({*made, "mean-to-bias"})
@@ -58,6 +64,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name):
     left_out = set(re.findall('<h2 id="([^"]*)">(?:(?!<h2).)*Left out', page, re.DOTALL)) - {"mistakes"}
     assert left_out == (about_prompts | {"foreground"} if name == "bias" else set())  # there are no masks
     assert page.count(commands.NOT_SHOWN) == (len(made) if compare else 0)
+    assert ('<h2 id="findings">' in page) == ("[cls] attention stays" in page) == bool({"heatmap", "entropy"} & {*made})
 
 
 def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
@@ -66,7 +73,7 @@ def test_the_report_takes_the_options_of_its_figures(runs, tmp_path, only):
     maps = np.load(tmp_path / "heatmap.npz")
     assert maps["90 degrees, [cls] attention, CLIP"].shape == (1, 32, 32)
     assert not any(name.startswith("0 degrees") for name in maps)
-    assert page.count("<h2") == 4 and "mean correlation, [cls] attention" in page
+    assert page.count("<h2") == 5 and "mean correlation, [cls] attention" in page
     by_report = np.load(tmp_path / "contribution.npz")["zero-shot CLIP: vision"]
     argv = ["--model-dir", runs["deep"], "--samples", "3", "--output", str(tmp_path / "own")]
     main(["contribution", "--first-block", "3", *argv])
@@ -147,6 +154,16 @@ def test_further_runs_are_looked_up_before_work_begins(runs, tmp_path):
     with pytest.raises(UserError, match="one by one"):
         main([*argv, "--also", str(runs["deep"]), "--compare", str(runs["deep"])])
     assert not (tmp_path / "out").exists()
+
+
+def test_further_runs_have_pages_of_their_own_and_one_that_leads_to_them(runs, tmp_path, only):
+    only("eos-attention")
+    page = make(tmp_path, "--model-dir", runs["deep"], "--also", runs["bias"], "--explore", 0)
+    links = [link.partition("#") for link in re.findall(r'href="([^"]*)"', page)]
+    assert links and all((tmp_path / path).is_file() for path, _, _ in links)
+    pages = {path for path, _, _ in links if path.endswith(".html")}
+    assert len(pages) == 2 and all(f'id="{at}"' in (tmp_path / path).read_text() for path, _, at in links if at)
+    assert page.count("like figure 4") == 2 and page.count("zero-shot CLIP") == 2
 
 
 @pytest.mark.slow

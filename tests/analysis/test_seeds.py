@@ -142,12 +142,30 @@ def test_the_command_line_averages_what_it_finds_in_each_seed(kinds, tmp_path, c
     assert float(both["mean attention distance in pixels, deep prompts 3+4, w prompt"]["std"]) > 0
 
 
-def test_a_figure_of_one_image_shows_the_first_seed_and_says_so(kinds):
+def test_a_figure_of_one_image_shows_the_first_seed_and_averages_its_numbers(kinds):
+    def args(**runs):
+        options = {"model_dir": None, "seeds_of": None, "compare": [], "template": "a photo of a {}.", "samples": 3}
+        of_figure = {"batch_size": 32, "root": "", "image": 0, "angles": [0], "blocks": [1], "heads": None}
+        return argparse.Namespace(**{**options, **of_figure, **runs})
+
+    of_both = args(seeds_of=[str(kinds / "deep")])
+    both = seeds.result_of("heatmap", load_comparison(of_both), of_both)
+    assert "The figure shows seed 1 alone" in both.how_to_read
+    single = [args(model_dir=str(kinds / "deep" / f"seed{seed}")) for seed in (1, 2)]
+    single = [seeds.result_of("heatmap", load_comparison(each), each) for each in single]
+    for numbers in zip(both.headlines, *(each.headlines for each in single)):
+        mean, *values = (value for _, value in numbers)
+        assert mean == pytest.approx(np.mean(values)) and mean.std == pytest.approx(np.std(values))
+    for finding, *each in zip(both.findings, *(found.findings for found in single)):
+        assert finding.value == pytest.approx(np.mean([one.value for one in each])) and finding.std > 0
+
+
+def test_a_figure_without_numbers_shows_the_first_seed_and_says_so(kinds):
     args = argparse.Namespace(
         model_dir=None, seeds_of=[str(kinds / "deep")], compare=[], template="a photo of a {}.", samples=3,
-        batch_size=32, root="", image=0, angles=[0], blocks=[1], heads=None,
+        batch_size=32, root="", images=[0],
     )  # fmt: skip
-    found = seeds.result_of("heatmap", load_comparison(args), args)
+    found = seeds.result_of("overlay", load_comparison(args), args)
     assert found.how_to_read.endswith("Of several seeds only seed 1 is shown: this figure is not averaged.")
 
 

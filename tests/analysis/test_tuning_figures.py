@@ -118,7 +118,7 @@ def test_maps_over_the_picture_are_relevancy_and_attention(comparison):
 
 
 def test_images_are_chosen_and_checked(comparison):
-    assert overlay.evenly(12) == [0, 3, 6, 9] and overlay.evenly(2) == [0, 1]
+    assert overlay.evenly(range(12)) == [0, 3, 6, 9] and overlay.evenly([4, 9]) == [4, 9]
     assert overlay.compute(comparison).indices == [0, 3, 6, 9]
     with pytest.raises(UserError, match="there is no test image 12"):
         overlay.run(comparison, argparse.Namespace(images=[12]))

@@ -60,6 +60,13 @@ def test_the_baselines_relevancy_is_ours():
         torch.testing.assert_close(row[:eos], expected[:eos], rtol=1e-3, atol=1e-5)
 
 
+def test_the_baselines_deletion_curves_are_ours():
+    case = Case("faithfulness", "ZeroshotCLIP", 7, 12, 12)
+    expected, ours = (cases.prepare(case, name, "cpu", NARROW)() for name in (BASELINE, "bf16"))
+    assert expected.shape == (7, 11, 12) and 0 < expected.float().mean() < 1
+    assert torch.equal(ours, expected)
+
+
 def test_operations_are_those_of_the_products():
     pytest.importorskip("torch.utils.flop_counter")
     a, bias = torch.randn(8, 16), torch.randn(8)

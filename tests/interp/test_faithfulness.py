@@ -5,9 +5,10 @@ import pytest
 import torch
 from prompted_clips import CLASSES, M, deep_prompts, vision_prompts
 
-from promptbias.interp import faithfulness
+from promptbias.interp import deletion, faithfulness
 from promptbias.interp.branches import BASE, VisionBranch
-from promptbias.interp.faithfulness import FRACTIONS, LEAST, MOST, RANDOM, DropPatches
+from promptbias.interp.deletion import DropPatches, Judge
+from promptbias.interp.faithfulness import FRACTIONS, LEAST, MOST, RANDOM
 from promptbias.interp.relevancy import relevancy
 from promptbias.model.adapter import Adapter
 from promptbias.trainers.bias_tuning import BiasTuningConfig
@@ -83,7 +84,7 @@ def test_deletion_starts_at_the_whole_image_and_follows_the_map(tuned, images):
     random = faithfulness.random_orders(images, M, torch.Generator().manual_seed(0))
     orders = faithfulness.deletion_orders(maps, random)
     assert orders["ramp", MOST][0, 0] == M - 1 and orders["ramp", LEAST][0, 0] == 0
-    outcomes = faithfulness.deletion_outcomes(model, images, labels, orders, texts)
+    outcomes = faithfulness.deletion_outcomes(Judge(model), model, images, labels, orders, texts)
     intact = model.logits(images).argmax(-1) == labels
     empty = outcomes[RANDOM,][-1]
     assert all(torch.equal(found[0], intact) and torch.equal(found[-1], empty) for found in outcomes.values())
@@ -98,7 +99,9 @@ def test_outcomes_are_those_of_one_image_and_one_order_at_a_time(tuned, images):
     orders = {("a", MOST): torch.rand(len(images), M).argsort(1), ("b", MOST): torch.rand(len(images), M).argsort(1)}
     orders["b", MOST][:3] = orders["a", MOST][:3]
     fractions = (0.25, 0.5, 0.9)
-    outcomes = faithfulness.deletion_outcomes(model, images, labels, orders, model.text_features(), fractions)
+    outcomes = faithfulness.deletion_outcomes(
+        Judge(model), model, images, labels, orders, model.text_features(), fractions
+    )
     for curve, order in orders.items():
         for f, fraction in enumerate(fractions):
             for i, image in enumerate(images):
@@ -114,7 +117,8 @@ def test_maps_are_relevancy_of_either_class_and_attention(tuned, images, kind):
     with torch.no_grad():
         texts, predicted = model.text_features(), model.logits(images).argmax(-1)
     assert (predicted != labels).any() and (predicted == labels).any()
-    maps = faithfulness.relevance_maps(model, images, labels, texts)
+    maps, found = faithfulness.relevance_maps(model, images, labels, texts)
+    assert torch.equal(found, predicted)
     for name, which in (("own class", labels), ("predicted class", predicted)):
         expected = relevancy(model, images, which).vision[:, :M]
         torch.testing.assert_close(maps[name], expected, rtol=1e-4, atol=1e-5)
@@ -140,7 +144,7 @@ def test_raw_attention_is_that_of_cls_in_the_last_block(tuned, sharp_clip, image
     h = last.ln_1(x)
     _, expected = last.attn(h, h, h, need_weights=True)  # averaged over heads
     model = tuned(ZeroshotConfig())
-    found = faithfulness.relevance_maps(
+    found, _ = faithfulness.relevance_maps(
         model, images, torch.zeros(len(images), dtype=torch.long), model.text_features()
     )
     assert torch.allclose(found["attention"], expected[:, 0, 1:], atol=1e-5)
@@ -158,3 +162,27 @@ def test_random_orders_are_the_same_for_every_model_and_batch_size(tuned, images
     parts = [faithfulness.random_orders(part, M, one_generator) for part in images.split(4)]
     assert torch.equal(torch.cat(parts), whole)
     assert len(whole.unique(dim=0)) > 1 and torch.equal(whole.sort(1).values, torch.arange(M).expand_as(whole))
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("noise", [0, 0.05])
+@torch.no_grad()
+def test_what_bfloat16_leaves_in_doubt_float32_decides(tuned, images, monkeypatch, noise, native):
+    """A draft that is far off is found out by its errors on close calls; without one everything is float32."""
+    monkeypatch.setattr(deletion, "has_native_bf16", lambda device: native)
+    torch.manual_seed(6)
+    model, which = tuned(), torch.arange(60) % len(images)
+    rows = deletion.kept_rows(torch.rand(len(which), M).argsort(1), 0.3)
+    features = deletion.features_of_rows(model, images, rows, which)
+    texts = features[:5]  # classes that are hard to tell apart
+    labels, expected = torch.arange(len(images)) % 5, (features @ texts.T).argmax(-1)
+    judge = Judge(model)
+    assert (judge.draft is None) != native
+    if native and noise:
+        judge.draft.visual.proj += noise * torch.randn_like(judge.draft.visual.proj)
+        drafted = deletion.features_of_rows(model, images, rows, which, judge.draft)
+        assert not torch.equal((drafted @ texts.T).argmax(-1) == labels[which], expected == labels[which])
+    right = judge.right(model, images, labels, which, rows, texts)
+    assert torch.equal(right, expected == labels[which]) and right.any() and not right.all()
+    if native and noise:
+        assert judge.tolerance > 2 * deletion.DOUBT * float(model.logit_scale)

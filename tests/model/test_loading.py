@@ -226,7 +226,7 @@ def test_any_changed_byte_of_the_tiny_clip_is_refused(tmp_path_factory, at, bit)
     with open(path, "wb") as file:
         file.write(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_clip, "WEIGHTS", path)
+        patch.setitem(tiny_clip.SHA256, path, tiny_clip.SHA256[tiny_clip.WEIGHTS])
         with pytest.raises(UserError, match="damaged"):
             tiny_clip.state_dict(path)
 

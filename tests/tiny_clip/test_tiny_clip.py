@@ -70,17 +70,17 @@ def test_trained_words_are_the_stored_ones_and_others_differ(weights):
 
 
 def test_zero_shot_on_handwritten_digits(clip):
-    pixels, labels = handwritten()
+    pixels, labels = (values[::4] for values in handwritten())
     text = text_features(clip, "a photo of the digit {}.")
     accuracy = ((image_features(clip, pixels) @ text.T).argmax(-1) == labels).float().mean()
     assert accuracy >= 0.40
 
 
-def test_handwritten_digits_are_normalised_light_on_dark():
+def test_handwritten_digits_are_light_on_dark():
     pixels, labels = handwritten()
     assert pixels.shape == (1797, 3, 64, 64) and sorted(labels.unique().tolist()) == list(range(10))
-    grey = pixels[:, 0] * tiny_clip.STD[0] + tiny_clip.MEAN[0]
-    assert grey.min() > -1e-5 and grey.max() < 1 + 1e-5
+    grey = pixels[:, 0]
+    assert grey.min() >= 0 and grey.max() <= 1
     assert grey[:, 24:40, 24:40].mean() > grey[:, :, :8].mean()  # the ink is in the middle, and it is bright
 
 

@@ -7,8 +7,8 @@ from promptbias.utils.errors import UserError, nearest
 
 from . import huggingface, open_clip, openai
 from .backbone import Backbone
+from .openai import EMBEDDED
 
-TINY = "tiny"
 OTHER_FORMS = ("a weights file", "a Hugging Face folder", "hf:<name on the hub>", "open_clip:<model>/<tag>")
 
 
@@ -27,15 +27,15 @@ def find(name: str) -> Backbone:
     clip, _ = import_clip()
     if bare in clip._MODELS:
         return openai.by_name(bare)
-    if name == TINY:
-        return openai.tiny()
+    if name in EMBEDDED:
+        return openai.embedded(name)
     if os.path.isdir(bare) and not stated:
         return huggingface.by_folder(bare)
     if os.path.exists(bare):
         return openai.from_file(bare, stated)
     if stated:
         raise UserError(f"there is no file {bare}")
-    vits = [TINY, *(known for known in clip._MODELS if not known.startswith("RN"))]
+    vits = [*EMBEDDED, *(known for known in clip._MODELS if not known.startswith("RN"))]
     raise UserError(f'there is no CLIP "{name}": {nearest(name, vits, [*vits, *OTHER_FORMS])}')
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's CLIPs, by name and from files in their layout, and the tiny one of the same architecture."""
+"""OpenAI's CLIPs, by name and from files in their layout, and the small ones of the same architecture."""
 
 import functools
 import importlib
@@ -9,10 +9,11 @@ from promptbias.model.clip_module import import_clip
 from promptbias.utils.download import download
 from promptbias.utils.errors import UserError
 
-from .backbone import Backbone, State, VisionSize
+from .backbone import Backbone, Branch, State, VisionSize
 from .weights import read_weights, refuse_other_layouts
 
 PREFIX = "openai:"
+EMBEDDED = ("tiny", "tiny_scenes")  # the small CLIPs in promptbias.tiny_clip
 # Scalars in OpenAI's archives. `clip.load` takes and drops them, and nothing but OpenAI's format has them.
 OWN_KEYS = ("input_resolution", "context_length", "vocab_size")
 WIDEST = 1024  # of OpenAI's ViTs
@@ -23,10 +24,22 @@ def cache_folder() -> str:
     return os.path.expanduser(os.environ.get("CLIP_CACHE") or "~/.cache/clip")
 
 
-def tiny() -> Backbone:
-    """The small CLIP that comes with this project."""
+def embedded(name: str) -> Backbone:
+    """One of the small CLIPs that come with this project, EMBEDDED."""
+    return embedded_file(name, importlib.import_module("promptbias.tiny_clip").FILES[name])
+
+
+def embedded_file(name: str, path: str) -> Backbone:
+    """Weights as `promptbias.tiny_clip` writes them, which say their heads."""
     ours = importlib.import_module("promptbias.tiny_clip")
-    return Backbone("tiny", ours.state_dict, image_size=ours.metadata()["architecture"]["image_resolution"])
+    architecture = ours.metadata(path)["architecture"]
+    return Backbone(
+        name,
+        functools.partial(ours.state_dict, path),
+        Branch(architecture.get("vision_heads")),
+        Branch(architecture["transformer_heads"]),
+        image_size=architecture["image_resolution"],
+    )
 
 
 def by_name(name: str) -> Backbone:
