@@ -54,7 +54,8 @@ class Finding(msgspec.Struct):
         """A finding from a number or an `Estimate`; NaN cannot be measured, and `cannot_tell` must say why."""
         if np.isnan(value):
             return cls(claim, quantity, None, bound, above, cannot_tell=cannot_tell)
-        low, high = getattr(value, "interval", None) or (None, None)
+        ends = getattr(value, "interval", None)
+        low, high = map(float, ends) if ends else (None, None)  # numpy's numbers cannot be written to a file
         return cls(claim, quantity, float(value), bound, above, low, high, getattr(value, "std", None), cannot_tell)
 
     @property

@@ -113,8 +113,10 @@ def outcomes(full, constant, no_mass, no_values, none, images=400):
     return controls.Controls(["vision"], np.arange(images) < right[..., None], {})
 
 
-def test_what_constants_keep_of_the_gain():
+def test_what_constants_keep_of_the_gain(tmp_path):
     bias, values = controls.findings(outcomes(full=380, constant=330, no_mass=360, no_values=240, none=200))
+    findings.write(str(tmp_path), Findings("Digits", "deep", [bias, values]))
+    assert findings.read(str(tmp_path)).found == [bias, values]
     assert bias.value == pytest.approx(100 * 130 / 180) and bias.verdict == "confirmed"
     assert values.value == pytest.approx(100 * (160 - 40) / 180) and values.verdict == "confirmed"
     few, _ = controls.findings(outcomes(full=380, constant=230, no_mass=360, no_values=240, none=200))
