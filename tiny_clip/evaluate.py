@@ -106,9 +106,9 @@ def text_features(model: Any, template: str, names: list[str] = DIGITS) -> Tenso
     return F.normalize(model.encode_text(tokens), dim=-1)
 
 
-def accuracy(model: Any, pixels: Tensor, labels: Tensor, template: str, names: list[str] = DIGITS) -> float:
-    predicted = (image_features(model, pixels) @ text_features(model, template, names).T).argmax(-1)
-    return (predicted == labels).float().mean().item()
+def accuracy(images: Tensor, texts: Tensor, labels: Tensor) -> float:
+    """Share of the images (B, 128) whose nearest text (K, 128) is that of their label (B,)."""
+    return ((images @ texts.T).argmax(-1) == labels).float().mean().item()
 
 
 def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -143,13 +143,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", default=WEIGHTS, help="safetensors file of `tiny_clip`")
     model: Any = build(openai.embedded_file("these weights", parser.parse_args(argv).weights))
     pixels, labels = handwritten()
+    images = image_features(model, pixels)
     rows: list[list[str]] = []
     for template in TEMPLATES:
-        rows.append([f"handwriting, “{template}”", *shown(accuracy(model, pixels, labels, template), len(labels), 10)])
+        share = accuracy(images, text_features(model, template), labels)
+        rows.append([f"handwriting, “{template}”", *shown(share, len(labels), len(DIGITS))])
+    names = [*DIGITS, *LETTERS]
+    texts = text_features(model, GLYPH, names)
     for title, draw in HELD_OUT.items():
         pixels, labels = draw()
-        names = [*DIGITS, *LETTERS]
-        rows.append([title, *shown(accuracy(model, pixels, labels, GLYPH, names), len(labels), len(names))])
+        share = accuracy(image_features(model, pixels), texts, labels)
+        rows.append([title, *shown(share, len(labels), len(names))])
     print(tabulate(rows, ["zero-shot", "accuracy %", "95 %", "chance %"], tablefmt="pipe", disable_numparse=True))
     shares = sos_attention(model)
     print("\nEOS' attention on SOS in %, mean over heads, block 1, 2, ...: ", end="")

@@ -132,7 +132,7 @@ def pretrain(steps: int, batch: int, lr: float, seed: int, start: str, save_ever
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny_clip.pretrain_scenes", description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--lr", type=float, default=6e-4, help="peak learning rate of AdamW")
     parser.add_argument("--seed", type=int, default=1)

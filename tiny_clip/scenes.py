@@ -1,7 +1,7 @@
 """Rendered scenes for pre-training: a distorted glyph with a colour, size and place, on a background, with company.
 
-Made from torch operations on whole batches, so that a batch costs a small part of a training step. Hues, one texture
-(dots) and all of Hershey's fonts are kept for `tiny_clip.evaluate`.
+Made from torch operations on whole batches, so that a batch costs a small part of a training step. Some hues of
+ink, one texture (dots) and all of Hershey's fonts are kept for `tiny_clip.evaluate`.
 """
 
 import random

@@ -64,7 +64,7 @@ def files(run, weights_file, few_shot_root, monkeypatch):
         return name
 
     def tiny(path):
-        monkeypatch.setattr(tiny_clip, "WEIGHTS", path)
+        monkeypatch.setitem(tiny_clip.SHA256, path, tiny_clip.SHA256[tiny_clip.WEIGHTS])
         return tiny_clip.read(path)
 
     return {
