@@ -6,6 +6,9 @@ import re
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; before torch is imported, and for subprocesses
+# Tests compare numbers on the CPU, so that they mean the same everywhere; tests/gpu looks for a GPU itself.
+os.environ.setdefault("GPUS_FOR_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch
