@@ -19,12 +19,13 @@ COMPARE = """
 import sys
 
 import torch
+from PIL import Image
 
 import promptbias
 
 def numbers(device):
     model = promptbias.load(sys.argv[1], device=device)
-    pixels = torch.stack([model.preprocess(path) for path in sys.argv[2:]]).to(device)
+    pixels = torch.stack([model.preprocess(Image.open(path).convert("RGB")) for path in sys.argv[2:]]).to(device)
     with promptbias.capture(model.vision, "blocks.*.attn.pattern") as cache, torch.no_grad():
         logits = model.logits(pixels)
     patches = promptbias.relevancy(model, sys.argv[2], model.classnames[0]).patches
