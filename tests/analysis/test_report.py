@@ -57,7 +57,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(runs, tmp_path, name):
     for drawing in map(urllib.parse.unquote, drawings):  # nothing in them is fetched
         assert set(re.findall(r'\s([\w:]+)="[^"]*://', drawing)) == {"xmlns", "xmlns:xlink"}
         assert ElementTree.fromstring(drawing).tag.endswith("}svg")
-    links = re.findall(r'href="([^#"]+)"', page)
+    links = re.findall(r'href="([^#"]+)"', rest)
     assert links and all((tmp_path / link).exists() for link in links)
     assert page.count("How to read it") + page.count("Left out") == len({*made, "mean-to-bias"})
     about_prompts = {"decompose", "ablations", "controls", "constancy", "mean-to-bias"}
