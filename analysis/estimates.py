@@ -7,6 +7,8 @@ import numpy as np
 from promptbias.experiments.results import mean_std
 from promptbias.interp.paired import nan_mean_interval
 
+ROUNDING = 1e-12  # relative
+
 
 class Estimate(float):
     """A number, and how far it can be trusted. In everything else it is a float.
@@ -34,6 +36,8 @@ class Estimate(float):
 def over_seeds(values: Sequence[float], interval: tuple[float, float] | None = None) -> Estimate:
     """The mean of one number for each seed, with their standard deviation; one seed has none."""
     mean, std = mean_std(values)
+    if std <= ROUNDING * abs(mean):  # equal values, whose mean has been rounded
+        std = 0.0
     return Estimate(mean, interval, std if len(values) > 1 else None)
 
 

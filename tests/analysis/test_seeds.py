@@ -15,7 +15,7 @@ from promptbias.analysis import distance, figures, seeds
 from promptbias.analysis.__main__ import main
 from promptbias.analysis.arguments import load_comparison
 from promptbias.analysis.comparison import Comparison
-from promptbias.analysis.estimates import Estimate
+from promptbias.analysis.estimates import Estimate, over_seeds
 from promptbias.utils.errors import UserError
 
 
@@ -188,3 +188,8 @@ def test_runs_of_different_kinds_are_not_averaged(kinds, runs, tmp_path):
         shutil.copytree(runs[name], tmp_path / f"seed{seed}")
     with pytest.raises(UserError, match="the runs of seed 2 cannot be averaged with those of seed 1: they are"):
         main(["distance", "--seeds-of", str(tmp_path), "--output", str(tmp_path / "out")])
+
+
+def test_equal_values_have_no_standard_deviation_from_rounding():
+    values = [57.50200601805416] * 3
+    assert np.std(values) > 0 and over_seeds(values).std == 0.0
