@@ -132,7 +132,7 @@ class Judge:
             return logits(model.vision, doubtful).argmax(-1) == label[images]
         found = logits(self.draft, doubtful)
         exact, smallest = ~doubtful, margins(found, label[images]).abs()
-        least = smallest.kthvalue(-(-len(rows) // CHECKED)).values  # so many are always checked
+        least = float(smallest.kthvalue(-(-len(rows) // CHECKED)).values)  # so many are always checked
         while (doubtful := (margins(found, label[images]).abs() <= max(self.tolerance, least)) & ~exact).any():
             again, of = logits(model.vision, doubtful), label[images[doubtful]]
             error = float((margins(again, of) - margins(found[doubtful], of)).abs().max())
