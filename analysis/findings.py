@@ -132,14 +132,14 @@ def mean_of_seeds(of_seeds: Sequence[Sequence[Finding]], of_mean: Sequence[Findi
 
 def rows_of(found: Sequence[Finding]) -> list[list[str]]:
     """The findings as a table, with a heading."""
-    heading = ["finding of the paper", "measured", "value", "holds if", "verdict"]
+    heading = ["finding of the paper", "verdict", "value", "holds if", "measured"]
     rows = [
         [
             finding.claim,
-            finding.quantity,
+            finding.verdict + (f": {finding.cannot_tell}" if finding.cannot_tell else ""),
             finding.measured,
             finding.condition,
-            finding.verdict + (f": {finding.cannot_tell}" if finding.cannot_tell else ""),
+            finding.quantity,
         ]
         for finding in found
     ]

@@ -35,7 +35,7 @@ def test_what_cannot_be_told_is_undecided_and_says_why():
     clear = Finding.of("claim", "quantity", 9.0, 0, cannot_tell="it is an artefact")
     missing = Finding.of("claim", "quantity", float("nan"), 0, cannot_tell="there is none")
     assert clear.verdict == missing.verdict == "undecided" and missing.measured == "–"
-    assert [row[-1] for row in findings.rows_of([clear, missing])[1:]] == [
+    assert [row[1] for row in findings.rows_of([clear, missing])[1:]] == [
         "undecided: it is an artefact",
         "undecided: there is none",
     ]
