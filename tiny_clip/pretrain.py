@@ -160,6 +160,8 @@ class Pretraining:
         lr: peak learning rate of AdamW.
     """
 
+    architecture: dict[str, int] = ARCHITECTURE  # what the file says of it
+
     def __init__(self, steps: int, batch: int, lr: float, seed: int) -> None:
         torch.manual_seed(seed)
         clip, model = import_clip()
@@ -190,14 +192,18 @@ class Pretraining:
         image, text = self.towers.image(images).float(), self.towers.text(tokens).float()
         logits = self.clip.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
         loss = F.cross_entropy(logits, labels)
+        self.update(loss, step)
+        self.accuracy = 0.98 * self.accuracy + 0.02 * (logits.argmax(-1) == labels).float().mean().item()
+        return loss.item()
+
+    def update(self, loss: Tensor, step: int) -> None:
+        """Move the weights by the gradients of a loss."""
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.lr)
         self.optimizer.step()
-        self.accuracy = 0.98 * self.accuracy + 0.02 * (logits.argmax(-1) == labels).float().mean().item()
-        return loss.item()
 
     def save_state(self, path: str, finished: int) -> None:
         """Write what resuming needs after `finished` steps."""
@@ -215,9 +221,9 @@ class Pretraining:
             self.start, self.accuracy = state["step"], state["right"]
 
 
-def pretrain(steps: int, batch: int, lr: float, seed: int, save_every: int, output: str) -> None:
+def pretrain(run: Pretraining, save_every: int, output: str) -> None:
     """Train and write the weights to `output`; until then `output`.state holds what resuming needs."""
-    run, state_file = Pretraining(steps, batch, lr, seed), output + ".state"
+    steps, state_file = run.steps, output + ".state"
     run.resume(state_file)
     progress = tqdm(range(run.start, steps), initial=run.start, total=steps, unit="step", mininterval=5, smoothing=0.05)
     for step in progress:
@@ -226,10 +232,10 @@ def pretrain(steps: int, batch: int, lr: float, seed: int, save_every: int, outp
         if (step + 1) % save_every == 0 and step + 1 < steps:
             run.save_state(state_file, step + 1)
 
-    metadata = {"architecture": ARCHITECTURE, "pixel_mean": MEAN, "pixel_std": STD, **run.settings}
+    metadata = {"architecture": run.architecture, "pixel_mean": MEAN, "pixel_std": STD, **run.settings}
     with atomic_write(output, "wb") as file:
         file.write(pack(run.clip, run.rows, metadata))
-    print(f"{output} has sha256 {checksum(output)}; tiny_clip.SHA256 must be that of {WEIGHTS}")
+    print(f"{output} has sha256 {checksum(output)}; tiny_clip.SHA256 must have that of the file that is shipped")
     if os.path.exists(state_file):
         os.remove(state_file)
 
@@ -242,7 +248,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-every", type=int, default=250, help="save the state every N steps")
     parser.add_argument("--output", default=WEIGHTS, help="safetensors file to write")
-    pretrain(**vars(parser.parse_args(argv)))
+    args = parser.parse_args(argv)
+    pretrain(Pretraining(args.steps, args.batch, args.lr, args.seed), args.save_every, args.output)
 
 
 if __name__ == "__main__":

@@ -5,24 +5,22 @@ command again resumes an interrupted run. The batch of a step depends only on th
 """
 
 import argparse
-import os
 import random
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from promptbias.model.loading import import_clip
 from promptbias.utils.errors import cli
-from promptbias.utils.files import atomic_write, checksum
+from promptbias.utils.files import checksum
 
-from . import MEAN, SCENES, STD, WEIGHTS, read, state_dict
+from . import SCENES, WEIGHTS, read, state_dict
 from .captions import captions
 from .grammar import caption, words
-from .pretrain import ARCHITECTURE, Pretraining, learning_rate, log_scale, pack
+from .pretrain import ARCHITECTURE, Pretraining, log_scale, pretrain
 from .scenes import Scenes
 
 HEADS = 4
@@ -50,6 +48,8 @@ class ScenePretraining(Pretraining):
     Args:
         start: file of these weights.
     """
+
+    architecture = {**ARCHITECTURE, "transformer_heads": HEADS, "vision_heads": HEADS}
 
     def __init__(self, steps: int, batch: int, lr: float, seed: int, start: str) -> None:
         super().__init__(steps, batch, lr, seed)
@@ -85,12 +85,7 @@ class ScenePretraining(Pretraining):
         loss = F.cross_entropy(logits, drawn.labels) + CAPTION_LOSS * contrast(
             image @ self.encode(of_scenes).T, of_scenes
         )
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.weights, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.lr)
-        self.optimizer.step()
+        self.update(loss, step)
         self.accuracy = 0.98 * self.accuracy + 0.02 * (logits.argmax(-1) == drawn.labels).float().mean().item()
         return loss.item()
 
@@ -111,25 +106,6 @@ def contrast(logits: Tensor, texts: list[str]) -> Tensor:
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def pretrain(steps: int, batch: int, lr: float, seed: int, start: str, save_every: int, output: str) -> None:
-    """Train and write the weights to `output`; until then `output`.state holds what resuming needs."""
-    run, state_file = ScenePretraining(steps, batch, lr, seed, start), output + ".state"
-    run.resume(state_file)
-    progress = tqdm(range(run.start, steps), initial=run.start, total=steps, unit="step", mininterval=5, smoothing=0.05)
-    for step in progress:
-        loss = run.step(step)
-        progress.set_postfix(loss=f"{loss:.2f}", glyphs=f"{100 * run.accuracy:.0f} %", refresh=False)
-        if (step + 1) % save_every == 0 and step + 1 < steps:
-            run.save_state(state_file, step + 1)
-    architecture = {**ARCHITECTURE, "transformer_heads": HEADS, "vision_heads": HEADS}
-    metadata = {"architecture": architecture, "pixel_mean": MEAN, "pixel_std": STD, **run.settings}
-    with atomic_write(output, "wb") as file:
-        file.write(pack(run.clip, run.rows, metadata))
-    print(f"{output} has sha256 {checksum(output)}")
-    if os.path.exists(state_file):
-        os.remove(state_file)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny_clip.pretrain_scenes", description=__doc__)
     parser.add_argument("--steps", type=int, default=2200)
@@ -139,7 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start", default=WEIGHTS, help="safetensors file to start from")
     parser.add_argument("--save-every", type=int, default=200, help="save the state every N steps")
     parser.add_argument("--output", default=SCENES, help="safetensors file to write")
-    pretrain(**vars(parser.parse_args(argv)))
+    args = parser.parse_args(argv)
+    pretrain(ScenePretraining(args.steps, args.batch, args.lr, args.seed, args.start), args.save_every, args.output)
 
 
 if __name__ == "__main__":

@@ -114,12 +114,11 @@ def test_equal_captions_are_no_negatives_of_each_other():
 @pytest.mark.slow
 def test_a_training_that_resumes_ends_with_the_same_weights(tmp_path):
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    options = dict(steps=2, batch=2, lr=1e-4, seed=2, start=WEIGHTS, save_every=1)
-    pretrain_scenes.pretrain(**options, output=str(whole))
+    pretrain.pretrain(pretrain_scenes.ScenePretraining(2, 2, 1e-4, 2, WEIGHTS), 1, str(whole))
     run = pretrain_scenes.ScenePretraining(2, 2, 1e-4, 2, WEIGHTS)
     run.step(0)
     run.save_state(f"{broken}.state", 1)
-    pretrain_scenes.pretrain(**options, output=str(broken))
+    pretrain.pretrain(pretrain_scenes.ScenePretraining(2, 2, 1e-4, 2, WEIGHTS), 1, str(broken))
     expected, found = load_file(whole), load_file(broken)
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.safetensors", "whole.safetensors"]
