@@ -142,7 +142,9 @@ def plot_panel(panel, data: PanelData, names: Sequence[str]) -> None:
 
     for name, points in data.arrays().items():
         x, mean, std = points.T
-        panel.errorbar(x, mean, std, label=name, capsize=2, **figures.style(names.index(name) + 1))
+        style, several = figures.style(names.index(name) + 1), ~np.isnan(std)
+        panel.plot(x, mean, label=name, **style)
+        panel.errorbar(x[several], mean[several], std[several], fmt="none", capsize=2, ecolor=style["color"])
     style = figures.style(len(names) + 1)
     if data.published or data.failed:
         values = [data.published.get(x, math.nan) for x in sorted([*data.published, *data.failed])]
