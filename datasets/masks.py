@@ -18,7 +18,7 @@ from .fetches import PREPARE
 from .sources import source_of
 from .splits import read_mat, text_lines
 
-FOREGROUND, BORDER = 1, 3  # in the trimaps of OxfordPets
+FOREGROUND, BACKGROUND, BORDER = 1, 2, 3  # in the trimaps of OxfordPets
 BLUE = (0, 0, 254)  # behind the flowers
 TOLERANCE = 64  # of JPEG, around edges
 
@@ -67,6 +67,9 @@ def _digit(folder: str, image: str) -> Mask:
 def _pet(folder: str, image: str) -> Mask:
     name = os.path.splitext(os.path.basename(image))[0]
     trimap = _pixels(os.path.join(folder, "annotations", "trimaps", name + ".png"), "L", "OxfordPets")
+    other = np.setdiff1d(trimap, (FOREGROUND, BACKGROUND, BORDER))
+    if len(other):
+        raise UserError(f"the mask of {image} has pixels of {other[0]:g}, but trimaps have 1, 2 and 3; fetch it again")
     return (trimap == FOREGROUND) + 0.5 * (trimap == BORDER)
 
 
@@ -104,7 +107,10 @@ def _box_mask(boxes: Boxes, image: str, dataset: str) -> Mask:
         raise UserError(f"the boxes of {dataset} have none for {image}")
     width, height = _size(image)
     x, y = np.arange(width), np.arange(height)[:, None]
-    return ((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).astype(float)
+    mask = ((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).astype(float)
+    if not mask.any():
+        raise UserError(f"the box of {image}, {box}, holds none of its {width} x {height} pixels; fetch the boxes again")
+    return mask
 
 
 def _of_image_size(mask: Mask, image: str) -> Mask:
