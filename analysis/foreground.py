@@ -170,7 +170,9 @@ def describe(found: Foreground) -> str:
     ]
     missing = int(np.isnan(found.area).sum())
     left_out = (
-        f" Left out: {missing} images whose masks have no patch of foreground, or none of background." if missing else ""
+        f" Left out: {missing} images whose masks have no patch of foreground, or none of background."
+        if missing
+        else ""
     )
     return (
         "How much of what CLIP looks at lies on the object, by the dataset's masks, which are resized and cropped "
@@ -178,15 +180,17 @@ def describe(found: Foreground) -> str:
         "blocks; a dot is a head, a line the mean of heads, grey a uniform map. Below: the share, the pointing game "
         "(how often the maximum is on the foreground; a patch counts if more than half of it is) and average precision "
         "of [cls] attention (mean of blocks and heads), of relevancy for the true class, and of the relevancy that "
-        f"tuning added, with 95 % bootstrap intervals over {len(found.area) - missing} test images. The paper's first hypothesis "
-        "is that prompts make [cls] focus on the foreground. By the share on the foreground this is "
+        f"tuning added, with 95 % bootstrap intervals over {len(found.area) - missing} test images. The paper's first "
+        "hypothesis is that prompts make [cls] focus on the foreground. By the share on the foreground this is "
         f"{'; '.join(verdicts)}. The seed of training is not in these intervals. A uniform map has a share of "
         f"{100 * np.nanmean(found.area):.1f} % on the foreground.{left_out}"
     )
 
 
 def headlines(found: Foreground) -> list[tuple[str, float]]:
-    numbers: list[tuple[str, float]] = [("uniform map: share on the foreground, %", float(100 * np.nanmean(found.area)))]
+    numbers: list[tuple[str, float]] = [
+        ("uniform map: share on the foreground, %", float(100 * np.nanmean(found.area)))
+    ]
     for label, maps in found.maps.items():
         for name, scores in maps.scores.items():
             values = mean_estimates(100 * np.array([scores[measure] for measure in MEASURES]))

@@ -109,7 +109,9 @@ def _box_mask(boxes: Boxes, image: str, dataset: str) -> Mask:
     x, y = np.arange(width), np.arange(height)[:, None]
     mask = ((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).astype(float)
     if not mask.any():
-        raise UserError(f"the box of {image}, {box}, holds none of its {width} x {height} pixels; fetch the boxes again")
+        raise UserError(
+            f"the box of {image}, {box}, holds none of its {width} x {height} pixels; fetch the boxes again"
+        )
     return mask
 
 
