@@ -18,6 +18,13 @@ from promptbias.utils.files import atomic_write
 
 from .table import select
 
+SET_BY = {
+    **layout.SET_BY_FLAGS,
+    "OPTIM.LR": "--grid",
+    "DATASET.SUBSAMPLE_CLASSES": "the arena, which trains on all classes and on the base classes",
+    "TEST.SPLIT": "the arena, which chooses learning rates on validation images alone",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -35,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="METHOD or METHOD:CFG of configs/trainers, such as BiasTuning IVLP:deep; zero-shot CLIP is always there",
     )
-    add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
+    add("--seeds", nargs="+", action=layout.ParseSeeds, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
     add("--shots", type=int, default=16, metavar="N", help="images per class (default: 16)")
     add(
         "--grid",
@@ -68,6 +75,7 @@ def check_args(args: argparse.Namespace) -> None:
         UserError: says what they must be.
     """
     check_pairs(args.extra)
+    layout.refuse_set_keys(args.extra, SET_BY)
     check_jobs(args.jobs)
     if args.shots < 1:
         raise UserError(f"--shots is {args.shots}, but must be at least 1")

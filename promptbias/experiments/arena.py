@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from promptbias.engine.predictions import read_predictions
+from promptbias.engine.predictions import PREDICTIONS, read_predictions
 from promptbias.experiments import layout
 from promptbias.experiments.paper import DATASETS, Absent, published
-from promptbias.experiments.results import Results
+from promptbias.experiments.results import Results, read_results
 from promptbias.experiments.runs import Run
 from promptbias.utils.errors import UserError
 
@@ -175,14 +175,31 @@ def outcomes(folders: Sequence[str]) -> np.ndarray:
     """Which of I test images each run got right, in the same order: (runs, I), 0 or 1.
 
     Raises:
-        UserError: they were not tested on the same images.
+        UserError: they were not tested on the same images, or the predictions of one are not those of its results.
     """
-    right = [{row.path: row.true == row.predicted for row in read_predictions(folder)} for folder in folders]
+    right = [right_of(folder) for folder in folders]
     for folder, found in zip(folders, right):
         if found.keys() != right[0].keys():
             raise UserError(f"{folder} was not tested on the same images as {folders[0]}; remove it and run again")
     paths = sorted(right[0])
     return np.array([[found[path] for path in paths] for found in right], float)
+
+
+def right_of(folder: str) -> dict[str, bool]:
+    """Path of each test image -> whether the run in `folder` got it right.
+
+    Raises:
+        UserError: the predictions do not have the number of images and the accuracy that the run's results have.
+    """
+    rows, results = list(read_predictions(folder)), read_results(folder)
+    right = {row.path: row.true == row.predicted for row in rows}
+    complete = len(rows) == len(right) == results["counts"]["test"]
+    if not complete or abs(100 * sum(right.values()) / len(right) - results["accuracy"]) > 1e-6:
+        raise UserError(
+            f"{os.path.join(folder, PREDICTIONS)} holds other predictions than its results were counted from; remove "
+            f"{folder} and run again"
+        )
+    return right
 
 
 def seconds_per_step(run: Run, results: Results) -> float:
