@@ -19,6 +19,7 @@ from promptbias.engine.data import eval_batches
 from promptbias.engine.discovery import register_all
 from promptbias.engine.load import load_config, load_model
 from promptbias.engine.run_folder import COMPILE
+from promptbias.experiments.layout import refuse_set_keys
 from promptbias.interp.branches import Branch, branches_of
 from promptbias.interp.prompt_term import PromptTerm
 from promptbias.model.biases import BLOCK, BRANCHES, SITES, SiteBiases, sites_of
@@ -34,6 +35,21 @@ STARTS = ("means", "zero")
 OF_MEANS = ("attn.out", "v", BLOCK)
 DEFAULT_SITES = tuple(site for site in SITES if site != "k")  # a bias on the keys can do nothing
 OPTIM = {"NAME": "adam", "LR": 0.01, "WEIGHT_DECAY": 0.0}
+SET_BY = {
+    "COMPILE.RUN": "RUN",
+    "COMPILE.SHA256": "RUN",
+    "COMPILE.START": "--start",
+    "COMPILE.MATCH": "--match",
+    "DATASET.NAME": "RUN",
+    "DATASET.ROOT": "--root",
+    "DATASET.SUBSAMPLE_CLASSES": "RUN",
+    "INPUT.SIZE": "RUN",
+    "MODEL.BACKBONE.NAME": "RUN",
+    "OUTPUT_DIR": "--output-dir",
+    "RESUME": "--output-dir",
+    "TRAINER.BIASTUNING.SITES": "--sites",
+    "TRAINER.NAME": "the command, which makes a run of BiasTuning",
+}
 
 
 class Compilation(BiasTuning):
@@ -103,7 +119,8 @@ def compiled_config(args: argparse.Namespace) -> CfgNode:
     cfg.OPTIM.update(OPTIM)
     if args.root:
         cfg.DATASET.ROOT = args.root
-    cfg[COMPILE] = CfgNode({"RUN": args.run, "SHA256": sha256, "START": args.start, "MATCH": list(args.match)})
+    match = list(dict.fromkeys(args.match))
+    cfg[COMPILE] = CfgNode({"RUN": args.run, "SHA256": sha256, "START": args.start, "MATCH": match})
     merge_options(cfg, args.extra)
     return cfg
 
@@ -174,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = make_parser().parse_args(argv)
     check_sites(args.sites, args.start)
+    refuse_set_keys(args.extra, SET_BY)
     register_all()
     cfg = compiled_config(args)
     teacher = load_teacher(args, cfg)
