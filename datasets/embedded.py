@@ -6,14 +6,13 @@ machine.
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
 
 from promptbias.utils.errors import UserError
+from promptbias.utils.files import partial_folder
 
 from .image_files import ImageFiles
 from .reader import FewShotDataset
@@ -57,16 +56,12 @@ class EmbeddedDataset(FewShotDataset):
         """
         print(f"Writing {cls.what} to {folder}")
         try:
-            os.makedirs(folder, exist_ok=True)
-            temporary = tempfile.mkdtemp(dir=folder, prefix=".images.")
-            try:
+            with partial_folder(os.path.join(folder, "images")) as temporary:
                 _write_images(temporary, tqdm(cls.draw(), total=cls.count, unit="file", disable=None))
                 for part in sorted(os.listdir(temporary), key=lambda part: part == "images"):
                     target = os.path.join(folder, part)
                     if not os.path.isdir(target):
                         os.rename(os.path.join(temporary, part), target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process has written it first
                 raise UserError(
