@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` for writing; it replaces `path` only if the block succeeds.
+
+    What killed processes left of the same name is removed first.
 
     Args:
         mode: "w" (UTF-8) or "wb".
@@ -65,6 +67,7 @@ def _open_partial(path: str, mode: str) -> IO:
     """A new hidden file for what will be `path`, locked as long as it is open."""
     folder, name = os.path.split(path)
     encoding = None if "b" in mode else "utf-8"
+    _remove_dead(folder, f".{glob.escape(name)}.*{PARTIAL}")
     while True:
         os.makedirs(folder, exist_ok=True)
         file = tempfile.NamedTemporaryFile(  # noqa: SIM115
@@ -86,12 +89,12 @@ def _unwritable(path: str, error: OSError) -> UserError:
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
     """Remove what killed processes left half-written in `folder` and the folders in it, and no living process's."""
-    _remove_dead([*Path(folder).glob(f".*{PARTIAL}"), *Path(folder).glob(f"*/.*{PARTIAL}")])
+    _remove_dead(folder, f".*{PARTIAL}", f"*/.*{PARTIAL}")
 
 
-def _remove_dead(paths: Iterable[Path]) -> None:
-    """Remove partial files and folders, but for those that a living process holds a lock on."""
-    for path in paths:
+def _remove_dead(folder: str | os.PathLike, *patterns: str) -> None:
+    """Remove the partial files and folders of these names, but for those that a living process holds a lock on."""
+    for path in [path for pattern in patterns for path in Path(folder).glob(pattern)]:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY)
             try:
@@ -116,14 +119,14 @@ def partial_folder(path: str | os.PathLike) -> Iterator[str]:
     """
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    _remove_dead(Path(folder).glob(f".{glob.escape(name)}.*{PARTIAL}"))
+    _remove_dead(folder, f".{glob.escape(name)}.*{PARTIAL}")
     while True:
         temporary = tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=PARTIAL)
         with contextlib.ExitStack() as stack:
             if fcntl:
-                descriptor = os.open(temporary, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
                 with contextlib.suppress(OSError):  # a file system without locks
+                    descriptor = os.open(temporary, os.O_RDONLY)
+                    stack.callback(os.close, descriptor)
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not os.path.exists(temporary):
                 continue  # another process took it for a dead one's before it was locked

@@ -144,6 +144,14 @@ with atomic_write("BlockBias/model.pth.tar-4") as file:
     )
 
 
+def test_writing_a_file_again_removes_what_a_killed_process_left_of_it(tmp_path):
+    for name in (".a.json.x1.partial", ".b.json.x1.partial"):
+        (tmp_path / name).write_text("half")
+    with atomic_write(tmp_path / "a.json") as file:
+        file.write("whole")
+    assert sorted(os.listdir(tmp_path)) == [".b.json.x1.partial", "a.json"]
+
+
 def test_folders_of_killed_processes_are_removed_and_those_of_others_are_not(tmp_path):
     code = f"""
 import os, sys
