@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 
-from promptbias.engine.config import check_pairs
+from promptbias.engine.config import refuse_keys
 from promptbias.experiments import arena, layout
 from promptbias.experiments.arena import BASE, EVERY, NEW, Arena
 from promptbias.experiments.executors.flags import add_executor_flags, check_jobs
@@ -67,7 +67,8 @@ def check_args(args: argparse.Namespace) -> None:
     Raises:
         UserError: says what they must be.
     """
-    check_pairs(args.extra)
+    refuse_keys(args.extra, {**layout.SET_BY_FLAGS, **arena.SET_HERE})
+    layout.check_seeds(args.seeds)
     check_jobs(args.jobs)
     if args.shots < 1:
         raise UserError(f"--shots is {args.shots}, but must be at least 1")

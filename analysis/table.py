@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from promptbias.engine.config import check_pairs
+from promptbias.engine.config import refuse_keys
 from promptbias.experiments.executors.flags import add_executor_flags, check_jobs, executor_of
 from promptbias.experiments.executors.slurm import write_script
-from promptbias.experiments.layout import add_output_argument, default_folder
+from promptbias.experiments.layout import SET_BY_FLAGS, add_output_argument, check_seeds, default_folder
 from promptbias.experiments.paper import AVERAGE, DATASETS, EMBEDDED, METHODS, Absent, published
 from promptbias.experiments.results import Results, format_mean_std, mean_std
 from promptbias.experiments.runs import DIVERGED, Run
@@ -252,7 +252,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: a name that is not known, a key without value, a folder that holds another run.
     """
-    check_pairs(args.extra)
+    refuse_keys(args.extra, SET_BY_FLAGS)
+    check_seeds(args.seeds)
     check_jobs(args.jobs)
     number = args.number
     eleven = [name for name in DATASETS if name not in EMBEDDED]

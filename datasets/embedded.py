@@ -5,9 +5,12 @@ rounds in the same way everywhere, and drawn from numpy's RandomState, whose str
 machine.
 """
 
+import contextlib
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +21,9 @@ from promptbias.utils.errors import UserError
 from .image_files import ImageFiles
 from .reader import FewShotDataset
 from .splits import Item
+
+PREFIX = ".images."  # how the name of a folder begins that is being written
+ABANDONED = 24 * 3600.0  # seconds after which nobody writes it any more; it takes minutes
 
 
 class EmbeddedDataset(FewShotDataset):
@@ -58,7 +64,8 @@ class EmbeddedDataset(FewShotDataset):
         print(f"Writing {cls.what} to {folder}")
         try:
             os.makedirs(folder, exist_ok=True)
-            temporary = tempfile.mkdtemp(dir=folder, prefix=".images.")
+            remove_abandoned(folder)
+            temporary = tempfile.mkdtemp(dir=folder, prefix=PREFIX)
             try:
                 _write_images(temporary, tqdm(cls.draw(), total=cls.count, unit="file", disable=None))
                 for part in sorted(os.listdir(temporary), key=lambda part: part == "images"):
@@ -82,6 +89,14 @@ class EmbeddedDataset(FewShotDataset):
             classes.append([Item(os.path.join(path, image), label, name) for image in files.names(path)])
         files.say_left_out(folder)
         return classes
+
+
+def remove_abandoned(folder: str) -> None:
+    """Remove what processes that were killed long ago left half-written in the folder of a dataset."""
+    for path in glob.glob(os.path.join(glob.escape(folder), PREFIX + "*")):
+        with contextlib.suppress(OSError):
+            if time.time() - os.path.getmtime(path) > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_images(folder: str, files: Iterator[tuple[str, np.ndarray]]) -> None:

@@ -18,7 +18,7 @@ from .fetches import PREPARE
 from .sources import source_of
 from .splits import read_mat, text_lines
 
-FOREGROUND, BORDER = 1, 3  # in the trimaps of OxfordPets
+FOREGROUND, BACKGROUND, BORDER = 1, 2, 3  # in the trimaps of OxfordPets
 BLUE = (0, 0, 254)  # behind the flowers
 TOLERANCE = 64  # of JPEG, around edges
 
@@ -52,7 +52,7 @@ def mask_reader(dataset: str, folder: str) -> Callable[[str], Mask]:
         found = boxes[dataset](folder)
     except FileNotFoundError as error:
         raise _missing(dataset, error.filename) from error
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
         raise UserError(
             f"the boxes of {dataset} in {folder} are not as published ({error}); fetch them again"
         ) from error
@@ -61,12 +61,17 @@ def mask_reader(dataset: str, folder: str) -> Callable[[str], Mask]:
 
 def _digit(folder: str, image: str) -> Mask:
     path = os.path.join(folder, "masks", os.path.relpath(image, os.path.join(folder, "images")))
-    return _pixels(path, "L", "ClutteredDigits") / 255
+    mask = _pixels(path, "L", "ClutteredDigits")
+    if not np.isin(mask, (0, 255)).all():
+        raise UserError(f"the mask {path} holds other values than 0 and 255; remove images/ and masks/ in {folder}")
+    return mask / 255
 
 
 def _pet(folder: str, image: str) -> Mask:
     name = os.path.splitext(os.path.basename(image))[0]
     trimap = _pixels(os.path.join(folder, "annotations", "trimaps", name + ".png"), "L", "OxfordPets")
+    if not np.isin(trimap, (FOREGROUND, BACKGROUND, BORDER)).all():
+        raise UserError(f"the mask {name}.png of OxfordPets holds other values than 1, 2 and 3; fetch it again")
     return (trimap == FOREGROUND) + 0.5 * (trimap == BORDER)
 
 
@@ -104,7 +109,10 @@ def _box_mask(boxes: Boxes, image: str, dataset: str) -> Mask:
         raise UserError(f"the boxes of {dataset} have none for {image}")
     width, height = _size(image)
     x, y = np.arange(width), np.arange(height)[:, None]
-    return ((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).astype(float)
+    mask = ((x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])).astype(float)
+    if not mask.any():
+        raise UserError(f"the box of {dataset} for {image} holds no pixel of it; fetch the boxes again")
+    return mask
 
 
 def _of_image_size(mask: Mask, image: str) -> Mask:

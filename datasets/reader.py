@@ -226,7 +226,10 @@ class FewShotDataset(DatasetBase):
             _, here, rest = f"/{impath}".replace("\\", "/").rpartition(f"/{folder}/")
             if not here:
                 raise UserError(f'{path} lists {impath}, which is not in a folder "{folder}"; delete it to redraw')
-            found.append(Item(os.path.join(self.dataset_dir, rest), label, classname))
+            image = os.path.normpath(os.path.join(self.dataset_dir, rest))
+            if not image.startswith(self.dataset_dir + os.sep):
+                raise UserError(f"{path} lists {impath}, which leads out of the folder; delete it to redraw")
+            found.append(Item(image, label, classname))
         return found
 
     def write_cache(self, path: str, content: dict) -> None:

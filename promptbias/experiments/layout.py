@@ -7,6 +7,7 @@ with "_" only serve as bases of others.
 
 import argparse
 import os
+from collections.abc import Sequence
 
 from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.paths import CHECKOUT, CONFIGS, IN_CHECKOUT
@@ -17,6 +18,29 @@ BACKBONE = "vit_b16"  # of a dataset, unless a configuration names another
 SHIFTED = ("inverted_digits", "textured_digits", "noisy_digits", "rotated_digits")  # test sets for models of Digits
 EMBEDDED = ("digits", "letters", "lower_letters", "cluttered_digits", *SHIFTED)
 EMBEDDED_BACKBONE = "tiny"
+
+SET_BY_FLAGS = {  # what --extra of commands that perform many runs cannot set
+    "SEED": "--seeds",
+    "OUTPUT_DIR": "--output",
+    "RESUME": "--output",
+    "DATASET.ROOT": "--root",
+    "DATASET.NAME": "--datasets",
+    "DATASET.NUM_SHOTS": "--shots",
+    "TRAINER.NAME": "--methods",
+}
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that cannot be repeated, or are there twice and would count twice.
+
+    Raises:
+        UserError: one of these.
+    """
+    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
+    if wrong:
+        raise UserError(f"--seeds has {wrong[0]}, but must be between 0 and 2**32 - 1")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds is {' '.join(map(str, seeds))}, but each may be there only once")
 
 
 def dataset_file(dataset: str) -> str:

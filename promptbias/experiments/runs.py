@@ -16,7 +16,7 @@ from typing import Any
 from promptbias.experiments.layout import ZERO_SHOT, backbone_of, dataset_file, method_file
 from promptbias.experiments.results import Results, read_results
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write
+from promptbias.utils.files import atomic_write, regular_file
 from promptbias.utils.paths import CHECKOUT, IN_CHECKOUT
 from promptbias.utils.startup import Terminated, stopped
 
@@ -177,7 +177,7 @@ class Run:
 
         if os.path.exists(os.path.join(self.folder, CONFIG)):
             refuse_other_config(self.config(), self.folder)
-        with open(path, encoding="utf-8") as file:
+        with open(regular_file(path), encoding="utf-8", errors="replace") as file:
             return file.read().strip()
 
     def perform_in_foreground(self) -> int:
