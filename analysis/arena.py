@@ -95,6 +95,8 @@ def main(args: argparse.Namespace) -> None:
     for dataset in select(datasets, list(DATASETS), [], "dataset in the tables"):
         arena.check_validation(dataset, args.grid)
         contestants = [arena.find_contestant(name, dataset) for name in names]
+        if len({(contestant.method, contestant.cfg) for contestant in contestants}) < len(contestants):
+            raise UserError(f"--methods {' '.join(args.methods)} names one configuration twice; name it once")
         places.append((Arena(dataset, args.shots, *where), contestants))
 
     from . import arena_runs, arena_tables, figures  # torch and matplotlib, when all names are known

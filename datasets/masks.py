@@ -62,8 +62,10 @@ def mask_reader(dataset: str, folder: str) -> Callable[[str], Mask]:
 def _digit(folder: str, image: str) -> Mask:
     path = os.path.join(folder, "masks", os.path.relpath(image, os.path.join(folder, "images")))
     mask = _pixels(path, "L", "ClutteredDigits")
-    if not np.isin(mask, (0, 255)).all():
-        raise UserError(f"the mask {path} holds other values than 0 and 255; remove images/ and masks/ in {folder}")
+    if not (np.isin(mask, (0, 255)).all() and mask.any()):
+        raise UserError(
+            f"the mask {path} is empty or holds other values than 0 and 255; remove images/ and masks/ in {folder}"
+        )
     return mask / 255
 
 
@@ -139,7 +141,9 @@ def _pixels(path: str, mode: str, dataset: str) -> np.ndarray:
             return np.asarray(opened if opened.mode == "P" and mode == "L" else opened.convert(mode), float)
     except FileNotFoundError as error:
         raise _missing(dataset, path) from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each of Pillow's decoders fails in its own way
         raise UserError(f"the mask {path} cannot be read ({error}); fetch it again") from error
 
 

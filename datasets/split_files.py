@@ -17,8 +17,9 @@ from promptbias.utils.files import regular_file
 
 from .splits import Item
 
+Path = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+$")]  # what a file can be called
 # Path of the image, with forward slashes; class index; class name.
-Row = tuple[Annotated[str, msgspec.Meta(min_length=1)], Annotated[int, msgspec.Meta(ge=0, lt=2**31)], str]
+Row = tuple[Path, Annotated[int, msgspec.Meta(ge=0, lt=2**31)], str]
 
 
 class SplitFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +44,7 @@ class FewShotFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class PublicRow(msgspec.Struct, rename=lambda name: "_" + name):
     """One line of a few-shot set of 2SFS, which keeps Dassl's names; its `_domain` is not needed."""
 
-    impath: Annotated[str, msgspec.Meta(min_length=1)]  # of the machine that drew the set
+    impath: Path  # of the machine that drew the set
     label: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     classname: str
 

@@ -11,8 +11,9 @@ from promptbias.analysis.__main__ import main as analysis
 from promptbias.analysis.sections import Section
 from promptbias.compile import main as compile_run
 from promptbias.datasets.embedded import remove_abandoned
-from promptbias.datasets.masks import _box_mask
+from promptbias.datasets.masks import _box_mask, mask_reader
 from promptbias.datasets.reader import FewShotDataset
+from promptbias.datasets.split_files import read_lines
 from promptbias.engine import run_folder
 from promptbias.engine.predictions import Prediction, write_predictions
 from promptbias.experiments.arena import check_outcome, outcomes
@@ -128,3 +129,25 @@ def test_a_row_of_a_public_few_shot_set_stays_in_the_folder_of_its_dataset(path)
     assert dataset.relocated([("/data/dtd/images/x.png", 0, "a")], "set")[0].impath == "/here/dtd/images/x.png"
     with pytest.raises(UserError, match="leads out of the folder"):
         dataset.relocated([(path, 0, "a")], "set")
+
+
+@pytest.mark.parametrize("size, value", [((20000, 20000), 1), ((8, 8), 0)])
+def test_masks_that_are_empty_or_bombs_are_refused(tmp_path, size, value):
+    from PIL import Image
+
+    for folder, picture in (("images", Image.new("RGB", (8, 8))), ("masks", Image.new("1", size, value))):
+        (tmp_path / folder / "one").mkdir(parents=True)
+        picture.save(tmp_path / folder / "one" / "0.png")
+    with pytest.raises(UserError, match="cannot be read|is empty"):
+        mask_reader("ClutteredDigits", str(tmp_path))(str(tmp_path / "images" / "one" / "0.png"))
+
+
+def test_one_configuration_under_two_names_is_refused(tmp_path):
+    with pytest.raises(UserError, match="names one configuration twice"):
+        analysis(["arena", "--methods", "BiasTuning", "BiasTuning:tiny", "--output", str(tmp_path)])
+
+
+def test_no_path_of_a_few_shot_set_holds_a_nul(tmp_path):
+    (tmp_path / "a.jsonl").write_text(r'{"_impath": "/a/dtd/\u0000", "_label": 0, "_classname": "x"}')
+    with pytest.raises(UserError, match="not a few-shot set of 2SFS"):
+        read_lines(str(tmp_path / "a.jsonl"))
