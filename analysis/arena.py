@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 
-from promptbias.engine.config import refuse_keys
+from promptbias.engine.config import check_pairs
 from promptbias.experiments import arena, layout
 from promptbias.experiments.arena import BASE, EVERY, NEW, Arena
 from promptbias.experiments.executors.flags import add_executor_flags, check_jobs
@@ -17,6 +17,13 @@ from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
 
 from .table import select
+
+SET_BY = {
+    **layout.SET_BY_FLAGS,
+    "OPTIM.LR": "--grid",
+    "DATASET.SUBSAMPLE_CLASSES": "the arena, which trains on all classes and on the base classes",
+    "TEST.SPLIT": "the arena, which chooses learning rates on validation images alone",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="METHOD or METHOD:CFG of configs/trainers, such as BiasTuning IVLP:deep; zero-shot CLIP is always there",
     )
-    add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
+    add("--seeds", nargs="+", action=layout.ParseSeeds, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
     add("--shots", type=int, default=16, metavar="N", help="images per class (default: 16)")
     add(
         "--grid",
@@ -67,8 +74,8 @@ def check_args(args: argparse.Namespace) -> None:
     Raises:
         UserError: says what they must be.
     """
-    refuse_keys(args.extra, {**layout.SET_BY_FLAGS, **arena.SET_HERE})
-    layout.check_seeds(args.seeds)
+    check_pairs(args.extra)
+    layout.refuse_set_keys(args.extra, SET_BY)
     check_jobs(args.jobs)
     if args.shots < 1:
         raise UserError(f"--shots is {args.shots}, but must be at least 1")
@@ -95,8 +102,6 @@ def main(args: argparse.Namespace) -> None:
     for dataset in select(datasets, list(DATASETS), [], "dataset in the tables"):
         arena.check_validation(dataset, args.grid)
         contestants = [arena.find_contestant(name, dataset) for name in names]
-        if len({(contestant.method, contestant.cfg) for contestant in contestants}) < len(contestants):
-            raise UserError(f"--methods {' '.join(args.methods)} names one configuration twice; name it once")
         places.append((Arena(dataset, args.shots, *where), contestants))
 
     from . import arena_runs, arena_tables, figures  # torch and matplotlib, when all names are known

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from promptbias.datasets.masks import mask_reader
 from promptbias.engine.data import eval_batches, one_image
 from promptbias.engine.load import load_trainer
+from promptbias.engine.run_folder import read_results
 from promptbias.experiments.results import seeds_in, short_names
 from promptbias.model.templates import GENERIC, dataset_template, validate_template
 from promptbias.model.tuned_clip import TunedCLIP
@@ -47,6 +48,7 @@ class Comparison:
         device: of the models.
         indices: of the images in the test set.
         few_shot: indices of the images among those that the tuned run was trained on.
+        tested_only: whether it only tested what another run had trained, on images of its own.
         shared: what figures have computed for each other (see `shared`); one for all choices of images.
 
     Raises:
@@ -78,6 +80,7 @@ class Comparison:
         self.plain = self.plain_clip(template)
         self.indices = evenly_spaced(range(len(self._data.test)), samples)
         self.few_shot = list(range(len(self._data.train_x)))
+        self.tested_only = bool(read_results(model_dir).get("evaluated"))
         tuned = {os.path.abspath(model_dir): self.tuned}
         for folder in compare:
             if os.path.abspath(folder) in tuned:
@@ -156,7 +159,14 @@ class Comparison:
         Args:
             title: of the progress bar.
             split: "test", or "train" for the few-shot images that the tuned run was trained on, without augmentation.
+
+        Raises:
+            UserError: the run was not trained.
         """
+        if split == "train" and self.tested_only:
+            raise UserError(
+                f"{self.model_dir} only tested what another run had trained, and has no few-shot images; name that run"
+            )
         items, which = (self._data.test, self.indices) if split == "test" else (self._data.train_x, self.few_shot)
         source = [items[i] for i in which]
         with tqdm(total=len(source), desc=title, unit="image", leave=False, disable=None) as bar:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptbias.engine.run_folder import RESULTS
-from promptbias.experiments.layout import ZERO_SHOT, add_output_argument, backbone_of
+from promptbias.experiments.layout import ZERO_SHOT, ParseSeeds, add_output_argument, backbone_of
 from promptbias.experiments.paper import BLOCKS, DATASETS, Absent, bias, prompts, published
 from promptbias.experiments.results import format_mean_std, mean_std, read_results, render_table
 from promptbias.experiments.runs import Setting
@@ -46,7 +46,7 @@ def settings_along(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("x_axis", choices=("shots", "depth", "prompts"))
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="one panel each")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
+    parser.add_argument("--seeds", nargs="+", action=ParseSeeds, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
     parser.add_argument(
         "--shots", type=int, default=16, metavar="N", help="images per class (default: 16); not for `shots`"
     )
@@ -142,7 +142,9 @@ def plot_panel(panel, data: PanelData, names: Sequence[str]) -> None:
 
     for name, points in data.arrays().items():
         x, mean, std = points.T
-        panel.errorbar(x, mean, std, label=name, capsize=2, **figures.style(names.index(name) + 1))
+        style, several = figures.style(names.index(name) + 1), ~np.isnan(std)
+        panel.plot(x, mean, label=name, **style)
+        panel.errorbar(x[several], mean[several], std[several], fmt="none", capsize=2, ecolor=style["color"])
     style = figures.style(len(names) + 1)
     if data.published or data.failed:
         values = [data.published.get(x, math.nan) for x in sorted([*data.published, *data.failed])]

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from promptbias.interp.cache import PATTERN, capture
-from promptbias.interp.foreground import HALF, Agreement, agreement, patch_foreground, share_inside
+from promptbias.interp.foreground import HALF, Agreement, agreement, patch_foreground, share_inside, shows_both
 from promptbias.interp.relevancy import relevancy
 from promptbias.interp.token_layout import vision_columns
 from promptbias.model.tuned_clip import TunedCLIP
+from promptbias.utils.errors import UserError
 
 from .comparison import ZERO_SHOT, Comparison
 from .estimates import Estimate, mean_estimates
@@ -47,8 +48,8 @@ class Foreground:
     """Every model of a comparison against the masks.
 
     Attributes:
-        area: the foreground's share of each image, which a uniform map has, (I,).
-        patches: the fraction of foreground patches, which chance has in the other two measures, (I,).
+        area: the foreground's share of each image, which a uniform map has, (I,); NaN where an image is left out.
+        patches: the fraction of foreground patches, which chance has in the other two measures, (I,); likewise.
         maps: model -> its maps.
     """
 
@@ -66,7 +67,7 @@ def compute(comparison: Comparison) -> Foreground:
     """Maps of all models on the test images.
 
     Raises:
-        UserError: the dataset has no masks, or one of them is missing.
+        UserError: the dataset has no masks, one of them is missing, or none shows both foreground and background.
     """
     masks, side = comparison.masks(), math.isqrt(comparison.plain.vision.patches)
     fractions: list[Tensor] = []
@@ -85,9 +86,12 @@ def compute(comparison: Comparison) -> Foreground:
             plain = maps[RELEVANCY] if plain is None else plain
             scores[name].append({what: agreement(values, foreground) for what, values in maps.items()})
     everywhere = torch.cat(fractions).double().cpu()
+    known = shows_both(everywhere)
+    if not known.any():
+        raise UserError("no mask of these images shows both foreground and background, so there is nothing to compare")
     return Foreground(
-        everywhere.mean(-1).numpy(),
-        (everywhere > HALF).double().mean(-1).numpy(),
+        torch.where(known, everywhere.mean(-1), torch.nan).numpy(),
+        torch.where(known, (everywhere > HALF).double().mean(-1), torch.nan).numpy(),
         {name: Maps(torch.cat(heads[name]).double().cpu().numpy(), joined(scores[name])) for name in heads},
     )
 
@@ -127,7 +131,7 @@ def plot_blocks(found: Foreground) -> Figure:
     """The share of [cls] attention on the foreground, over the blocks."""
     figure, axes = subplots(1, 1, height=2.8)
     ax = axes[0, 0]
-    ax.axhline(100 * found.area.mean(), color="#888888", linewidth=1, label="uniform")
+    ax.axhline(100 * np.nanmean(found.area), color="#888888", linewidth=1, label="uniform")
     for model, (label, maps) in enumerate(found.maps.items()):
         values = 100 * np.nanmean(maps.by_head, 0)
         plot_heads(ax, values, style(model), 0.12 * (model - (len(found.maps) - 1) / 2), wrap(label))
@@ -143,7 +147,7 @@ def plot_scores(found: Foreground) -> Figure:
     names = (ATTENTION, RELEVANCY, CHANGE)
     for ax, (measure, title) in zip(axes[0], MEASURES.items()):
         chance = found.area if measure == "share" else found.patches
-        ax.axvline(100 * chance.mean(), color="#888888", linewidth=1, label="uniform")
+        ax.axvline(100 * np.nanmean(chance), color="#888888", linewidth=1, label="uniform")
         for model, (label, maps) in enumerate(found.maps.items()):
             shown = [name for name in names if name in maps.scores]
             values = mean_estimates(100 * np.array([maps.scores[name][measure] for name in shown]))
@@ -164,21 +168,29 @@ def describe(found: Foreground) -> str:
         for label in list(found.maps)[1:]
         for name in (ATTENTION, RELEVANCY)
     ]
+    missing = int(np.isnan(found.area).sum())
+    left_out = (
+        f" Left out: {missing} images whose masks have no patch of foreground, or none of background."
+        if missing
+        else ""
+    )
     return (
         "How much of what CLIP looks at lies on the object, by the dataset's masks, which are resized and cropped "
         "exactly as the images. Above: the share of [cls] attention to patches that falls on the foreground, over the "
         "blocks; a dot is a head, a line the mean of heads, grey a uniform map. Below: the share, the pointing game "
         "(how often the maximum is on the foreground; a patch counts if more than half of it is) and average precision "
         "of [cls] attention (mean of blocks and heads), of relevancy for the true class, and of the relevancy that "
-        f"tuning added, with 95 % bootstrap intervals over {len(found.area)} test images. The paper's first hypothesis "
-        "is that prompts make [cls] focus on the foreground. By the share on the foreground this is "
+        f"tuning added, with 95 % bootstrap intervals over {len(found.area) - missing} test images. The paper's first "
+        "hypothesis is that prompts make [cls] focus on the foreground. By the share on the foreground this is "
         f"{'; '.join(verdicts)}. The seed of training is not in these intervals. A uniform map has a share of "
-        f"{100 * found.area.mean():.1f} % on the foreground."
+        f"{100 * np.nanmean(found.area):.1f} % on the foreground.{left_out}"
     )
 
 
 def headlines(found: Foreground) -> list[tuple[str, float]]:
-    numbers: list[tuple[str, float]] = [("uniform map: share on the foreground, %", float(100 * found.area.mean()))]
+    numbers: list[tuple[str, float]] = [
+        ("uniform map: share on the foreground, %", float(100 * np.nanmean(found.area)))
+    ]
     for label, maps in found.maps.items():
         for name, scores in maps.scores.items():
             values = mean_estimates(100 * np.array([scores[measure] for measure in MEASURES]))

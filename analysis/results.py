@@ -2,6 +2,7 @@
 
 import argparse
 
+from promptbias.experiments.layout import ParseSeeds
 from promptbias.experiments.results import table_of_base_and_new, table_of_folders, table_of_seeds
 from promptbias.utils.errors import UserError
 
@@ -13,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zero-shot", nargs="+", default=[], metavar="DIR", help="a zero-shot run, or one for each RUNS"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="K", help="which seeds (default: all)")
+    parser.add_argument("--seeds", nargs="+", action=ParseSeeds, metavar="K", help="which seeds (default: all)")
     parser.add_argument(
         "--base-new",
         action="store_true",

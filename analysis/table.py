@@ -12,10 +12,16 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from promptbias.engine.config import refuse_keys
+from promptbias.engine.config import check_pairs
 from promptbias.experiments.executors.flags import add_executor_flags, check_jobs, executor_of
 from promptbias.experiments.executors.slurm import write_script
-from promptbias.experiments.layout import SET_BY_FLAGS, add_output_argument, check_seeds, default_folder
+from promptbias.experiments.layout import (
+    SET_BY_FLAGS,
+    ParseSeeds,
+    add_output_argument,
+    default_folder,
+    refuse_set_keys,
+)
 from promptbias.experiments.paper import AVERAGE, DATASETS, EMBEDDED, METHODS, Absent, published
 from promptbias.experiments.results import Results, format_mean_std, mean_std
 from promptbias.experiments.runs import DIVERGED, Run
@@ -163,7 +169,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", nargs="+", metavar="NAME", help="columns of the table (of Table 3: rows); default: all"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
+    parser.add_argument("--seeds", nargs="+", action=ParseSeeds, default=[1, 2, 3], metavar="K", help="default: 1 2 3")
     parser.add_argument("--shots", type=int, default=16, metavar="N", help="images per class (default: 16)")
     parser.add_argument(
         "--root",
@@ -252,8 +258,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: a name that is not known, a key without value, a folder that holds another run.
     """
-    refuse_keys(args.extra, SET_BY_FLAGS)
-    check_seeds(args.seeds)
+    check_pairs(args.extra)
+    refuse_set_keys(args.extra, SET_BY_FLAGS)
     check_jobs(args.jobs)
     number = args.number
     eleven = [name for name in DATASETS if name not in EMBEDDED]

@@ -5,25 +5,18 @@ rounds in the same way everywhere, and drawn from numpy's RandomState, whose str
 machine.
 """
 
-import contextlib
-import glob
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
 
 from promptbias.utils.errors import UserError
+from promptbias.utils.files import partial_folder
 
 from .image_files import ImageFiles
 from .reader import FewShotDataset
 from .splits import Item
-
-PREFIX = ".images."  # how the name of a folder begins that is being written
-ABANDONED = 24 * 3600.0  # seconds after which nobody writes it any more; it takes minutes
 
 
 class EmbeddedDataset(FewShotDataset):
@@ -63,17 +56,12 @@ class EmbeddedDataset(FewShotDataset):
         """
         print(f"Writing {cls.what} to {folder}")
         try:
-            os.makedirs(folder, exist_ok=True)
-            remove_abandoned(folder)
-            temporary = tempfile.mkdtemp(dir=folder, prefix=PREFIX)
-            try:
+            with partial_folder(os.path.join(folder, "images")) as temporary:
                 _write_images(temporary, tqdm(cls.draw(), total=cls.count, unit="file", disable=None))
                 for part in sorted(os.listdir(temporary), key=lambda part: part == "images"):
                     target = os.path.join(folder, part)
                     if not os.path.isdir(target):
                         os.rename(os.path.join(temporary, part), target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             if not os.path.isdir(os.path.join(folder, "images")):  # otherwise another process has written it first
                 raise UserError(
@@ -89,14 +77,6 @@ class EmbeddedDataset(FewShotDataset):
             classes.append([Item(os.path.join(path, image), label, name) for image in files.names(path)])
         files.say_left_out(folder)
         return classes
-
-
-def remove_abandoned(folder: str) -> None:
-    """Remove what processes that were killed long ago left half-written in the folder of a dataset."""
-    for path in glob.glob(os.path.join(glob.escape(folder), PREFIX + "*")):
-        with contextlib.suppress(OSError):
-            if time.time() - os.path.getmtime(path) > ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_images(folder: str, files: Iterator[tuple[str, np.ndarray]]) -> None:

@@ -11,6 +11,7 @@ from dassl.data.datasets import DatasetBase
 
 from promptbias.utils.errors import UserError
 
+from .drawn_elsewhere import read_coop
 from .image_files import ImageFiles
 from .reader import FewShotDataset, register
 from .splits import Item, Split, listing, text_lines
@@ -28,8 +29,8 @@ class ImageNet(FewShotDataset):
         path = os.path.join(self.dataset_dir, "preprocessed.pkl")
         if not os.path.exists(path):
             return super().split()
-        sets = self.read_coop(path, "train", "test")
-        self.check_classes(sets["train"], sets["test"])
+        sets = read_coop(path, self.dataset_dir, "train", "test")
+        self.check_classes(sets["train"], [], sets["test"])
         return sets["train"], [], sets["test"]
 
     def read_data(self) -> Split:

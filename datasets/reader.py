@@ -27,8 +27,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write, regular_file
 
-from . import split_files
-from .coop_pickle import read_pickle
+from . import drawn_elsewhere, split_files
 from .fetches import PREPARE, Fetch, Source
 from .sources import source_of
 from .split_files import FewShotFile, NotSuchAFile, SplitFile
@@ -80,7 +79,7 @@ class FewShotDataset(DatasetBase):
         train, val, test = self.split()
         if shots != -1:
             train, val = self.few_shot(train, val, shots, cfg.SEED)
-            self.check_classes(train, test)
+            self.check_classes(train, val, test)
             say_too_few(train, shots)
         train, val, test = subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         train, val, test = self.data(train), self.data(val), self.data(test)
@@ -111,7 +110,7 @@ class FewShotDataset(DatasetBase):
         else:
             with seeded(SPLIT_SEED):
                 train, val, test = self.read_annotation()
-        self.check_classes(train, test)
+        self.check_classes(train, val, test)
         if self.split_file and not kept:
             self.warn_about_drawn_split()
             rows = [split_files.rows(items, self.image_dir) for items in (train, val, test)]
@@ -173,16 +172,10 @@ class FewShotDataset(DatasetBase):
         are not.
         """
         stem = os.path.join(self.dataset_dir, "split_fewshot", f"shot_{shots}-seed_{seed}")
-        if os.path.exists(stem + ".pkl"):
-            print(f"Few-shot images: {stem}.pkl, which is CoOp's and has no checksum")
-            sets = self.read_coop(stem + ".pkl", "train")
-            return sets["train"], sets.get("val", val)
-        if os.path.exists(stem + "_train.jsonl"):
-            print(f"Few-shot images: {stem}_train.jsonl, which is 2SFS's and has no checksum")
-            public = {part: f"{stem}_{part}.jsonl" for part in ("train", "val")}
-            lines = {part: split_files.read_lines(path) for part, path in public.items() if os.path.exists(path)}
-            found = {part: self.relocated(rows, public[part]) for part, rows in lines.items()}
-            return found["train"], found.get("val", val)
+        others = drawn_elsewhere.find(stem, self.dataset_dir)
+        if others:
+            drawn_elsewhere.check_shots(others["train"], shots, stem)
+            return others["train"], others.get("val", val)
 
         rows = [split_files.rows(items, self.dataset_dir) for items in (train, val)]
         drawn_from = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
@@ -210,27 +203,6 @@ class FewShotDataset(DatasetBase):
         except (OSError, NotSuchAFile) as error:
             print(f"{path} is damaged ({error}): its images are drawn again")
         return None
-
-    def read_coop(self, path: str, *needed: str) -> dict[str, list[Item]]:
-        """A cache of CoOp's as {"train": [Item, ...], ...}, with its paths relocated to this dataset folder."""
-        return {key: self.relocated(rows, path) for key, rows in read_pickle(path, needed).items()}
-
-    def relocated(self, rows: Sequence[tuple[str, int, str]], path: str) -> list[Item]:
-        """Rows of a file at `path` that was made on another machine: of their paths the part after our folder's name.
-
-        Raises:
-            UserError: a path that leads elsewhere.
-        """
-        folder, found = os.path.basename(self.dataset_dir), []
-        for impath, label, classname in rows:
-            _, here, rest = f"/{impath}".replace("\\", "/").rpartition(f"/{folder}/")
-            if not here:
-                raise UserError(f'{path} lists {impath}, which is not in a folder "{folder}"; delete it to redraw')
-            image = os.path.normpath(os.path.join(self.dataset_dir, rest))
-            if not image.startswith(self.dataset_dir + os.sep):
-                raise UserError(f"{path} lists {impath}, which leads out of the folder; delete it to redraw")
-            found.append(Item(image, label, classname))
-        return found
 
     def write_cache(self, path: str, content: dict) -> None:
         """Write a cache, if the data folder is writable."""
@@ -261,11 +233,11 @@ class FewShotDataset(DatasetBase):
             f"{os.path.join(root, where)}; the dataset `digits` needs no download"
         )
 
-    def check_classes(self, train: Sequence[Item], test: Sequence[Item]) -> None:
+    def check_classes(self, train: Sequence[Item], val: Sequence[Item], test: Sequence[Item]) -> None:
         """Raises UserError unless there are images and the split passes `check_split`."""
         if not (train or test):
             raise self.missing(os.path.join(self.image_dir, "*"))
-        check_split(train, test, f"{type(self).__name__} in {self.dataset_dir}", self.same_names)
+        check_split(train, val, test, f"{type(self).__name__} in {self.dataset_dir}", self.same_names)
 
     def data(self, items: Sequence[Item]) -> list[Datum]:
         """Items as Dassl's Datum; each must be an existing file."""

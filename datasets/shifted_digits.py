@@ -45,7 +45,7 @@ class ShiftedDigits(EmbeddedDataset):
             picture = cls.shift(ink, drawing.Random([4, cls.number, number]))
             yield f"images/{Digits.class_names[label]}/{number:04}.png", drawing.as_bytes(picture)
 
-    def check_classes(self, train, test) -> None:
+    def check_classes(self, train, val, test) -> None:
         """The training set is the test set here; see `DatasetBase.__init__` above."""
 
     def read_data(self) -> Split:

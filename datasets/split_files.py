@@ -1,7 +1,4 @@
-"""Split files and few-shot caches: JSON, checked against a schema and against its own checksum where it is read.
-
-And few-shot sets as 2SFS publishes them (github.com/FarinaMatteo/rethinking_fewshot_vlms): JSON lines, one per image.
-"""
+"""Split files and few-shot caches: JSON, checked against a schema and against its own checksum where it is read."""
 
 import hashlib
 import json
@@ -17,9 +14,8 @@ from promptbias.utils.files import regular_file
 
 from .splits import Item
 
-Path = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+$")]  # what a file can be called
 # Path of the image, with forward slashes; class index; class name.
-Row = tuple[Path, Annotated[int, msgspec.Meta(ge=0, lt=2**31)], str]
+Row = tuple[Annotated[str, msgspec.Meta(min_length=1)], Annotated[int, msgspec.Meta(ge=0, lt=2**31)], str]
 
 
 class SplitFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -39,14 +35,6 @@ class FewShotFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     train: list[Row]
     val: list[Row]
     sha256: str = ""  # of all of the above
-
-
-class PublicRow(msgspec.Struct, rename=lambda name: "_" + name):
-    """One line of a few-shot set of 2SFS, which keeps Dassl's names; its `_domain` is not needed."""
-
-    impath: Path  # of the machine that drew the set
-    label: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
-    classname: str
 
 
 File = TypeVar("File", SplitFile, FewShotFile)
@@ -86,25 +74,6 @@ def read(path: str, kind: type[File]) -> File:
     if not file.sha256 and (isinstance(file, FewShotFile) or file.drawn_by):
         print(f"{path} has no checksum, and is used as it is")
     return file
-
-
-def read_lines(path: str) -> list[Row]:
-    """Read a few-shot set of 2SFS.
-
-    Raises:
-        UserError: it is no regular file, or a line is not as they are published.
-    """
-    regular_file(path)
-    with open(path, "rb") as opened:
-        content = opened.read()
-    try:
-        found = msgspec.json.Decoder(PublicRow).decode_lines(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = textwrap.shorten(str(error), 200)
-        raise UserError(
-            f"{path} is not a few-shot set of 2SFS ({reason}); download it again, or delete it to have one drawn"
-        ) from error
-    return [(row.impath, row.label, row.classname) for row in found]
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -205,10 +205,13 @@ def text_of(name: str) -> str:
     return " ".join(plain.replace("_", " ").lower().split())
 
 
-def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_names: bool = False) -> None:
+def check_split(
+    train: Sequence[Item], val: Sequence[Item], test: Sequence[Item], where: str, same_names: bool = False
+) -> None:
     """Check that classes count from 0, have training and test images and a text of their own.
 
-    That no image is in both sets is checked too; images that are listed twice in one are said on stderr.
+    That no image is in both of these sets is checked too. Said on stderr are images that are listed twice in one, and
+    validation images that are in another set.
 
     Args:
         where: the dataset and its folder, for the message
@@ -217,7 +220,7 @@ def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_na
     Raises:
         UserError: one of these does not hold.
     """
-    names = _class_names((*train, *test), where)
+    names = _class_names((*train, *test, *val), where)
     if min(names) < 0:
         raise UserError(
             f'{where}: class "{names[min(names)]}" has the label {min(names)}, but labels count from 0; correct its '
@@ -242,6 +245,9 @@ def check_split(train: Sequence[Item], test: Sequence[Item], where: str, same_na
             f"{where}: {min(both)} is both a training and a test image; if a few-shot cache belongs to another split, "
             "delete it"
         )
+    shared = {item.impath for item in val}.intersection(item.impath for item in (*train, *test))
+    if shared:
+        print(f"{where}: {len(shared):,} of the validation images are training or test images too", file=sys.stderr)
 
 
 def _check_texts(names: Mapping[int, str], where: str) -> None:

@@ -15,11 +15,12 @@ from yacs.config import CfgNode
 
 from promptbias.engine import train
 from promptbias.engine.checks import check_writable
-from promptbias.engine.config import merge_options, refuse_keys
+from promptbias.engine.config import merge_options
 from promptbias.engine.data import eval_batches
 from promptbias.engine.discovery import register_all
 from promptbias.engine.load import load_config, load_model
 from promptbias.engine.run_folder import COMPILE
+from promptbias.experiments.layout import refuse_set_keys
 from promptbias.interp.branches import Branch, branches_of
 from promptbias.interp.prompt_term import PromptTerm
 from promptbias.model.biases import BLOCK, BRANCHES, SITES, SiteBiases, sites_of
@@ -34,17 +35,22 @@ STARTS = ("means", "zero")
 # the block, where its own MLP does not see them.
 OF_MEANS = ("attn.out", "v", BLOCK)
 DEFAULT_SITES = tuple(site for site in SITES if site != "k")  # a bias on the keys can do nothing
-# What --extra cannot set: the two models must be of one kind, and what results a run of BiasTuning.
-SET_HERE = {
-    **dict.fromkeys(("TRAINER.NAME", "MODEL", "DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES", "INPUT.SIZE"), "RUN"),
-    "TRAINER.BIASTUNING.TEMPLATE": "RUN",
-    "TRAINER.BIASTUNING.SITES": "--sites",
-    "COMPILE": "RUN, --start and --match",
+OPTIM = {"NAME": "adam", "LR": 0.01, "WEIGHT_DECAY": 0.0}
+SET_BY = {
+    "COMPILE.RUN": "RUN",
+    "COMPILE.SHA256": "RUN",
+    "COMPILE.START": "--start",
+    "COMPILE.MATCH": "--match",
+    "DATASET.NAME": "RUN",
     "DATASET.ROOT": "--root",
+    "DATASET.SUBSAMPLE_CLASSES": "RUN",
+    "INPUT.SIZE": "RUN",
+    "MODEL.BACKBONE.NAME": "RUN",
     "OUTPUT_DIR": "--output-dir",
     "RESUME": "--output-dir",
+    "TRAINER.BIASTUNING.SITES": "--sites",
+    "TRAINER.NAME": "the command, which makes a run of BiasTuning",
 }
-OPTIM = {"NAME": "adam", "LR": 0.01, "WEIGHT_DECAY": 0.0}
 
 
 class Compilation(BiasTuning):
@@ -112,7 +118,6 @@ def compiled_config(args: argparse.Namespace) -> CfgNode:
     """
     if not args.output_dir:
         raise UserError("--output-dir is empty; give . for the working folder")
-    refuse_keys(args.extra, SET_HERE)
     cfg, trainer = load_config(args.run)
     checkpoint = trainer.checkpoint_in(args.run)
     if not checkpoint:
@@ -127,7 +132,8 @@ def compiled_config(args: argparse.Namespace) -> CfgNode:
     cfg.OPTIM.update(OPTIM)
     if args.root:
         cfg.DATASET.ROOT = args.root
-    cfg[COMPILE] = CfgNode({"RUN": args.run, "SHA256": sha256, "START": args.start, "MATCH": list(args.match)})
+    match = list(dict.fromkeys(args.match))
+    cfg[COMPILE] = CfgNode({"RUN": args.run, "SHA256": sha256, "START": args.start, "MATCH": match})
     merge_options(cfg, args.extra)
     check_writable(cfg)
     if cfg.SEED >= 2**32:
@@ -201,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = make_parser().parse_args(argv)
     check_sites(args.sites, args.start)
+    refuse_set_keys(args.extra, SET_BY)
     register_all()
     cfg = compiled_config(args)
     teacher = load_teacher(args, cfg)

@@ -143,25 +143,6 @@ def check_pairs(options: Sequence[str]) -> None:
         raise UserError(f"options come as KEY VALUE pairs, but there are {len(options)} arguments: {' '.join(options)}")
 
 
-def refuse_keys(options: Sequence[str], instead: Mapping[str, str]) -> None:
-    """Refuse KEY VALUE pairs of what a command sets itself; another value would be unfair, ignored, or not loadable.
-
-    Args:
-        options: keys and values in turn.
-        instead: key, or node with a dot behind it -> what says it instead.
-
-    Raises:
-        UserError: as `check_pairs`, or one of these keys.
-    """
-    check_pairs(options)
-    for key in options[::2]:
-        said = next(
-            (how for known, how in instead.items() if key == known or key.startswith(known.rstrip(".") + ".")), ""
-        )
-        if said:
-            raise UserError(f"--extra cannot set {key}, which this command sets itself, from {said}")
-
-
 def explain(cfg: CfgNode, error: Exception) -> str:
     """yacs' complaint as a sentence, with the nearest key where one is unknown."""
     message = str(error.args[0] if error.args else error)

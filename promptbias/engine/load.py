@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from promptbias.model.loading import load_clip
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
+from promptbias.utils.files import checksum
 
 from . import checkpoints, run_folder
 from .config import explain
@@ -71,6 +72,34 @@ def drop_foreign_keys(written: CfgNode, known: CfgNode, own: str) -> None:
             drop_foreign_keys(written[key], known[key], own)
 
 
+def checkpoint_of(folder: str, trainer: type[TuningTrainer]) -> str:
+    """What the finished run in `folder` has trained, or, where it only tested, what it has tested; "": zero-shot CLIP.
+
+    Raises:
+        UserError: there is no checkpoint, or what was tested has changed or moved.
+    """
+    results = run_folder.read_results(folder)
+    sha256, path = results.get("evaluated"), results.get("checkpoint")
+    if not sha256:
+        return trainer.checkpoint_in(folder)
+    if not path:
+        raise UserError(f"{folder} holds a test by an earlier version, which does not say of what; name the tested run")
+    if not os.path.exists(path):
+        raise UserError(f"{folder} holds a test of {path}, which does not exist; put it back, or test again")
+    if checksum(path) != sha256:
+        raise UserError(f"{folder} holds a test of {path}, which has changed since; test again")
+    return path
+
+
+def load_checkpoint(model: TunedCLIP, path: str, cfg: Any, trainer: type[TuningTrainer]) -> None:
+    """Put the checkpoint at `path` into the model of a run with this config.
+
+    Raises:
+        UserError: it is damaged, or belongs to another model.
+    """
+    checkpoints.load_into(model, checkpoints.read_checkpoint(path), path, cfg, trainer.__name__)
+
+
 def load_trainer(folder: str, root: str = "") -> TrainerX:
     """The trainer of the finished run in `folder` with its data; its model in float32, as trained, without gradients.
 
@@ -89,7 +118,9 @@ def load_trainer(folder: str, root: str = "") -> TrainerX:
             trainer = trainer_class(cfg)
         except UserError as error:
             raise UserError(f"{folder}/{run_folder.CONFIG}: {error}") from error
-        trainer.load_model(folder)
+        path = checkpoint_of(folder, trainer_class)
+        if path:
+            load_checkpoint(trainer.model, path, cfg, trainer_class)
     trainer.model.eval().requires_grad_(False)
     return trainer
 
@@ -105,7 +136,7 @@ def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> Tun
         UserError: as `load_config`; or its checkpoint is not there, or, for a run of version 0.1, its dataset.
     """
     cfg, trainer_class = load_config(folder)
-    path = trainer_class.checkpoint_in(folder)
+    path = checkpoint_of(folder, trainer_class)
     classnames = run_folder.read_results(folder).get("classnames")
     if classnames is None:  # a run of an earlier version, whose class names only the dataset knows
         classnames = load_trainer(folder).dm.dataset.classnames
@@ -113,7 +144,7 @@ def load_model(folder: str, precision: str = "fp32", device: str = "cpu") -> Tun
     cfg.USE_CUDA = device.startswith("cuda")
     model = trainer_class.custom_clip(cfg, classnames, load_clip(cfg.MODEL.BACKBONE.NAME)).to(device)
     if path:
-        checkpoints.load_into(model, checkpoints.read_checkpoint(path), path, cfg, trainer_class.__name__)
+        load_checkpoint(model, path, cfg, trainer_class)
     with contextlib.redirect_stdout(io.StringIO()):
         model.preprocess = build_transform(cfg, is_train=False)
     return model.eval().requires_grad_(False)

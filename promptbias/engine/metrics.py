@@ -103,6 +103,7 @@ def results(trainer: Any, accuracy: float, seconds: dict[str, float]) -> dict[st
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
         "evaluated": trainer.checkpoint_sha256,
+        "checkpoint": trainer.checkpoint,
         "seconds": seconds,
         "machine": machine(trainer),
     }

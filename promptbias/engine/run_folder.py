@@ -54,7 +54,8 @@ class Results(msgspec.Struct):
 
     accuracy: Percent
     macro_f1: Percent
-    evaluated: str | None = None
+    evaluated: str | None = None  # sha256 of the checkpoint of a run that only tested one
+    checkpoint: str | None = None  # where that was
     classnames: list[str] | None = None
     backbone: str | None = None
     seconds: Seconds | None = None

@@ -36,7 +36,7 @@ class TuningTrainer(TrainerX):
         custom_clip: the method's `CustomCLIP(cfg, classnames, clip_model)`.
         model_name: the folder of its checkpoints.
         default_config: the configuration that scripts take where none is named, {} for the backbone.
-        checkpoint_sha256: of the checkpoint that is tested, where nothing is trained.
+        checkpoint, checkpoint_sha256: what is tested, where nothing is trained: its path, and of its content.
     """
 
     custom_clip: ClassVar[type[ConfiguredCLIP]]
@@ -45,6 +45,7 @@ class TuningTrainer(TrainerX):
     is_training = False
     optim: Any
     step: distributed.SharedStep  # where something is trained
+    checkpoint: str | None = None
     checkpoint_sha256: str | None = None
     seconds_to_first_step = 0.0
     started: float | None = None  # when training began
@@ -260,5 +261,5 @@ class TuningTrainer(TrainerX):
             return
         checkpoints.load_into(self.model, checkpoints.read_checkpoint(path), path, self.cfg, type(self).__name__)
         if not self.is_training:
-            self.checkpoint_sha256 = checksum(path)
+            self.checkpoint, self.checkpoint_sha256 = os.path.abspath(path), checksum(path)
         print(f"Loaded {path}")

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from promptbias.engine.predictions import read_predictions
+from promptbias.engine.predictions import PREDICTIONS, read_predictions
 from promptbias.experiments import layout
 from promptbias.experiments.paper import DATASETS, Absent, published
-from promptbias.experiments.results import Results
+from promptbias.experiments.results import Results, read_results
 from promptbias.experiments.runs import Run
 from promptbias.utils.errors import UserError
 
@@ -25,12 +25,6 @@ GRID = (0.2, 1.0, 5.0)  # factors of the learning rate of a configuration
 EVERY, BASE, NEW = "all", "base", "new"  # groups of classes, as DATASET.SUBSAMPLE_CLASSES has them
 TRAINED = (EVERY, BASE)
 REFERENCE = "BiasTuning"  # the method whose configuration says the budget of all
-SET_HERE = {  # what --extra cannot set: the terms would not be equal, or test images would choose learning rates
-    "OPTIM.LR": "--grid",
-    "DATASET.SUBSAMPLE_CLASSES": "--few-shot-only",
-    "TEST.SPLIT": "the rule that learning rates are chosen on validation images",
-    "MODEL.INIT_WEIGHTS": "the runs that it tests",
-}
 BUDGET = ("OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE", "INPUT.TRANSFORMS")
 PUBLISHED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "published_methods.json")
 # Configurations that Table 1 of the paper has numbers of.
@@ -181,32 +175,31 @@ def outcomes(folders: Sequence[str]) -> np.ndarray:
     """Which of I test images each run got right, in the same order: (runs, I), 0 or 1.
 
     Raises:
-        UserError: they were not tested on the same images, or one has an image twice.
+        UserError: they were not tested on the same images, or the predictions of one are not those of its results.
     """
-    rows = [list(read_predictions(folder)) for folder in folders]
-    right = [{row.path: row.true == row.predicted for row in of_run} for of_run in rows]
-    for folder, of_run, found in zip(folders, rows, right):
-        if len(of_run) != len(found):
-            raise UserError(f"{folder} has a prediction twice for the same image; remove it and run again")
+    right = [right_of(folder) for folder in folders]
+    for folder, found in zip(folders, right):
         if found.keys() != right[0].keys():
             raise UserError(f"{folder} was not tested on the same images as {folders[0]}; remove it and run again")
     paths = sorted(right[0])
     return np.array([[found[path] for path in paths] for found in right], float)
 
 
-def check_outcome(run: Run, results: Results, right: np.ndarray) -> None:
-    """Refuse a test whose predictions.csv and results.json do not say the same.
-
-    Args:
-        right: which of its test images it got right, (I,).
+def right_of(folder: str) -> dict[str, bool]:
+    """Path of each test image -> whether the run in `folder` got it right.
 
     Raises:
-        UserError: they do not, or one of them does not say all that is needed.
+        UserError: the predictions do not have the number of images and the accuracy that the run's results have.
     """
-    counts, seconds = results.get("counts") or {}, results.get("seconds") or {}
-    same = counts.get("test") == len(right) > 0 and math.isclose(100 * right.mean(), results["accuracy"], abs_tol=1e-6)
-    if not same or seconds.get("test") is None:
-        raise UserError(f"predictions.csv and results.json in {run.folder} do not go together; remove it and run again")
+    rows, results = list(read_predictions(folder)), read_results(folder)
+    right = {row.path: row.true == row.predicted for row in rows}
+    complete = len(rows) == len(right) == results["counts"]["test"]
+    if not complete or abs(100 * sum(right.values()) / len(right) - results["accuracy"]) > 1e-6:
+        raise UserError(
+            f"{os.path.join(folder, PREDICTIONS)} holds other predictions than its results were counted from; remove "
+            f"{folder} and run again"
+        )
+    return right
 
 
 def seconds_per_step(run: Run, results: Results) -> float:

@@ -7,7 +7,8 @@ with "_" only serve as bases of others.
 
 import argparse
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from promptbias.utils.errors import UserError, nearest
 from promptbias.utils.paths import CHECKOUT, CONFIGS, IN_CHECKOUT
@@ -18,8 +19,8 @@ BACKBONE = "vit_b16"  # of a dataset, unless a configuration names another
 SHIFTED = ("inverted_digits", "textured_digits", "noisy_digits", "rotated_digits")  # test sets for models of Digits
 EMBEDDED = ("digits", "letters", "lower_letters", "cluttered_digits", *SHIFTED)
 EMBEDDED_BACKBONE = "tiny"
-
-SET_BY_FLAGS = {  # what --extra of commands that perform many runs cannot set
+# Keys that commands over many runs set, and the flags that say their values.
+SET_BY_FLAGS = {
     "SEED": "--seeds",
     "OUTPUT_DIR": "--output",
     "RESUME": "--output",
@@ -28,19 +29,6 @@ SET_BY_FLAGS = {  # what --extra of commands that perform many runs cannot set
     "DATASET.NUM_SHOTS": "--shots",
     "TRAINER.NAME": "--methods",
 }
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that cannot be repeated, or are there twice and would count twice.
-
-    Raises:
-        UserError: one of these.
-    """
-    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
-    if wrong:
-        raise UserError(f"--seeds has {wrong[0]}, but must be between 0 and 2**32 - 1")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds is {' '.join(map(str, seeds))}, but each may be there only once")
 
 
 def dataset_file(dataset: str) -> str:
@@ -137,6 +125,47 @@ def default_cfg(method: str, dataset: str) -> str:
 
     chosen = getattr(TRAINER_REGISTRY.get(method), "default_config", "{}").format(backbone)
     return chosen if chosen in fitting else fitting[0]
+
+
+def refuse_set_keys(pairs: Sequence[str], set_by: Mapping[str, str]) -> None:
+    """Refuse KEY VALUE pairs of keys that a command sets: folders would hold other runs than their names say.
+
+    Args:
+        set_by: key -> what says its value.
+
+    Raises:
+        UserError: names the key, and what to give instead.
+    """
+    for key in pairs[::2]:
+        if key in set_by:
+            raise UserError(f"{key} is not for KEY VALUE pairs here: its value comes from {set_by[key]}")
+
+
+def parse_seeds(text: str, name: str) -> tuple[int, ...]:
+    """Seeds as words, no two the same.
+
+    Args:
+        name: of where they come from, for the message.
+
+    Raises:
+        UserError: something else than whole numbers below 2**32, or one twice.
+    """
+    seeds = text.split()
+    if not (seeds and all(re.fullmatch("0|[1-9][0-9]{0,9}", seed) and int(seed) < 2**32 for seed in seeds)):
+        raise UserError(
+            f'{name} is "{text}", but must be whole numbers below 2**32 with spaces between, such as "1 2 3"'
+        )
+    twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
+    if twice:
+        raise UserError(f'{name} is "{text}", which names seed {twice} twice')
+    return tuple(map(int, seeds))
+
+
+class ParseSeeds(argparse.Action):
+    """--seeds K ..., as `parse_seeds`."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, list(parse_seeds(" ".join(values), str(option_string))))
 
 
 def default_folder(variable: str, name: str) -> str:

@@ -40,8 +40,7 @@ ARGUMENTS = {
     "dg": ["SHOTS"],
 }
 SHOTS, SOURCE = "1 2 4 8 16", "imagenet"
-# Keys that a protocol sets, and what says their values. A pair of the same key would fill folders with other runs than
-# their names say.
+# Keys that a protocol sets, and what says their values.
 SET_BY = {
     "SEED": "SEEDS in the environment",
     "OUTPUT_DIR": "OUTPUT in the environment",
@@ -172,15 +171,9 @@ def read_seeds() -> tuple[int, ...]:
     """$SEEDS.
 
     Raises:
-        UserError: something else than whole numbers below 2**32.
+        UserError: as `layout.parse_seeds`.
     """
-    text = os.environ.get("SEEDS") or "1 2 3"
-    seeds = text.split()
-    if not (seeds and all(re.fullmatch("0|[1-9][0-9]{0,9}", seed) and int(seed) < 2**32 for seed in seeds)):
-        raise UserError(
-            f'SEEDS is "{text}", but must be whole numbers below 2**32 with spaces between, such as "1 2 3"'
-        )
-    return tuple(map(int, seeds))
+    return layout.parse_seeds(os.environ.get("SEEDS") or "1 2 3", "SEEDS")
 
 
 def read_folder(variable: str) -> str:
@@ -207,8 +200,7 @@ def check_pairs(pairs: Sequence[str]) -> None:
                 f"{key} is no option of an experiment: those are KEY VALUE pairs, and SEEDS, DATA and OUTPUT come from "
                 "the environment"
             )
-        if key in SET_BY:
-            raise UserError(f"an experiment sets {key} itself; its value comes from {SET_BY[key]}")
+    layout.refuse_set_keys(pairs, SET_BY)
 
 
 def read_experiment(method: str, dataset: str, argv: Sequence[str]) -> Experiment:

@@ -71,6 +71,7 @@ def export(
             f"{source.model.label} does not fold into a stock CLIP, which {what} needs; "
             "take --to onnx or --to torch, which hold the whole classifier"
         )
+    check_packages(to, target)
     with atomic_folder(out) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the libraries will do differently in versions to come
         target.write(source, folder)
@@ -83,16 +84,23 @@ def find_target(to: str, two_towers: bool = False) -> Target:
     """A target by its name.
 
     Raises:
-        UserError: no such target, or a package that it needs is not installed.
+        UserError: no such target, or it has no two towers.
     """
     if to not in TARGETS:
         raise UserError(f'there is no target "{to}": {nearest(to, TARGETS)}')
     if two_towers and to != "onnx":
         raise UserError(f"--two-towers goes with --to onnx only, not with {to}")
     module, name = TWO_TOWERS if two_towers else TARGETS[to]
-    target = getattr(importlib.import_module(f"promptbias.exports.{module}"), name)()
+    return getattr(importlib.import_module(f"promptbias.exports.{module}"), name)()
+
+
+def check_packages(to: str, target: Target) -> None:
+    """Refuse a target whose packages are not installed.
+
+    Raises:
+        UserError: names them, and the extra that has them.
+    """
     missing = [package for package, module in target.needs.items() if importlib.util.find_spec(module) is None]
     if missing:
         what, verb = ", ".join(missing), "is" if len(missing) == 1 else "are"
         raise UserError(f'--to {to} needs {what}, which {verb} not installed; run `pip install "promptbias[export]"`')
-    return target

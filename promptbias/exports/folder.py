@@ -2,11 +2,10 @@
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 from promptbias.utils.errors import UserError
+from promptbias.utils.files import partial_folder
 
 
 @contextlib.contextmanager
@@ -16,22 +15,17 @@ def atomic_folder(path: str) -> Iterator[str]:
     Raises:
         UserError: `path` cannot be written to, or exists.
     """
-    folder, name = os.path.split(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        temporary = tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=".partial")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); choose another --out") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(partial_folder(path))
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}); choose another --out") from error
         yield temporary
         usual_permissions(temporary)
         try:
             os.rename(temporary, path)
         except OSError as error:  # somebody else was faster
             raise UserError(f"cannot write {path} ({error.strerror}); choose another --out") from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def usual_permissions(top: str) -> None:

@@ -20,7 +20,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 from .accuracy import margins
 
 DOUBT = 2**-7  # of a cosine: two units in the last place of bfloat16
-CHECKED = 10  # one in ten drafts is checked whatever its margin
+CHECKED = 25  # one in so many drafts is checked whatever its margin
 
 
 class DropPatches(Adapter):

@@ -10,7 +10,7 @@ HALF = 0.5  # a patch of which more is foreground counts as foreground where pat
 
 
 class Agreement(NamedTuple):
-    """How maps agree with the foreground; NaN for an empty map, or an image without foreground or background.
+    """How maps agree with the foreground; NaN for an empty map, or an image that `shows_both` is false for.
 
     Attributes:
         share: of the map's sum that lies on the foreground, in [0, 1]. A uniform map has the foreground's area.
@@ -29,16 +29,26 @@ def patch_foreground(masks: Tensor, side: int) -> Tensor:
     return F.adaptive_avg_pool2d(masks[:, None], side)[:, 0].flatten(1)
 
 
+def shows_both(foreground: Tensor) -> Tensor:
+    """Which images have both foreground and background patches, (B,), from the fractions (B, M) of their patches."""
+    relevant = foreground > HALF
+    return relevant.any(-1) & ~relevant.all(-1)
+
+
 def share_inside(maps: Tensor, foreground: Tensor) -> Tensor:
-    """The share of each map (B, ..., M), not negative, that lies on the foreground (B, M): (B, ...), NaN if empty."""
-    shape = len(maps), *[1] * (maps.ndim - 2), maps.shape[-1]
-    return (maps * foreground.view(shape)).sum(-1) / maps.sum(-1)
+    """The share of each map (B, ..., M), not negative, that lies on the foreground (B, M): (B, ...).
+
+    NaN if a map is empty, or if its image does not show both foreground and background.
+    """
+    middle = [1] * (maps.ndim - 2)
+    shares = (maps * foreground.view(len(maps), *middle, maps.shape[-1])).sum(-1) / maps.sum(-1)
+    return torch.where(shows_both(foreground).view(len(maps), *middle), shares, torch.nan)
 
 
 def agreement(maps: Tensor, foreground: Tensor) -> Agreement:
     """Maps (B, M), not negative, against the foreground fractions (B, M) of their patches: (B,) each."""
     relevant = foreground > HALF
-    known = (maps.sum(-1) > 0) & relevant.any(-1) & ~relevant.all(-1)
+    known = (maps.sum(-1) > 0) & shows_both(foreground)
     found = (
         share_inside(maps, foreground),
         relevant.gather(-1, maps.argmax(-1, keepdim=True))[:, 0].double(),

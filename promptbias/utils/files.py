@@ -1,13 +1,15 @@
-"""Files that are never half-written, and what can be told of a file without loading it."""
+"""Files and folders that are never half-written, and what can be told of a file without loading it."""
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -84,11 +86,52 @@ def _unwritable(path: str, error: OSError) -> UserError:
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
     """Remove what killed processes left half-written in `folder` and the folders in it, and no living process's."""
-    for path in [*Path(folder).glob(f".*{PARTIAL}"), *Path(folder).glob(f"*/.*{PARTIAL}")]:
-        with contextlib.suppress(OSError), open(path, "rb") as file:
+    _remove_dead([*Path(folder).glob(f".*{PARTIAL}"), *Path(folder).glob(f"*/.*{PARTIAL}")])
+
+
+def _remove_dead(paths: Iterable[Path]) -> None:
+    """Remove partial files and folders, but for those that a living process holds a lock on."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if fcntl:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process writes it
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    os.remove(path)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def partial_folder(path: str | os.PathLike) -> Iterator[str]:
+    """A hidden folder beside `path` to write into, which is gone afterwards unless the block has renamed it.
+
+    What killed processes left of the same kind is removed first.
+
+    Raises:
+        OSError: the folder of `path` cannot be written to.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    _remove_dead(Path(folder).glob(f".{glob.escape(name)}.*{PARTIAL}"))
+    while True:
+        temporary = tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=PARTIAL)
+        with contextlib.ExitStack() as stack:
             if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process writes it
-            os.remove(path)
+                descriptor = os.open(temporary, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not os.path.exists(temporary):
+                continue  # another process took it for a dead one's before it was locked
+            try:
+                yield temporary
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            return
 
 
 def regular_file(path: str | os.PathLike) -> str:

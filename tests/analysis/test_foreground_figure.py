@@ -81,6 +81,24 @@ def test_figure_numbers_and_words(masked):
         assert difference == pytest.approx(100 * np.nanmean(tuned - plain)) and f"“{label}”" in text
 
 
+def test_images_that_are_all_foreground_are_left_out_and_counted(masked, monkeypatch):
+    def all_of_class_0(path):
+        return np.ones((32, 32)) if os.path.basename(path)[0] in "03" else mask_of(path)
+
+    monkeypatch.setattr(comparisons, "mask_reader", lambda dataset, folder: all_of_class_0)
+    found = foreground.compute(masked)
+    left_out = [os.path.basename(item.impath)[0] in "03" for item in masked._data.test]
+    assert 0 < sum(left_out) < len(left_out) and np.array_equal(np.isnan(found.area), left_out)
+    assert f"Left out: {sum(left_out)} images" in foreground.describe(found)
+    assert f"over {len(left_out) - sum(left_out)} test images" in foreground.describe(found)
+    assert np.isnan(found.maps[ZERO_SHOT].by_head[left_out]).all()
+    assert not np.isnan(dict(foreground.headlines(found))["uniform map: share on the foreground, %"])
+    foreground.plot(found)
+    monkeypatch.setattr(comparisons, "mask_reader", lambda dataset, folder: lambda path: np.ones((32, 32)))
+    with pytest.raises(UserError, match="no mask of these images shows both"):
+        foreground.compute(masked)
+
+
 def test_a_dataset_without_masks_is_one_sentence(comparison):
     with pytest.raises(UserError, match="ImageFolder has no masks of the foreground"):
         foreground.compute(comparison)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from versions import needs_packages
 
 from promptbias import cli
 from promptbias.model.loading import import_clip
@@ -79,6 +80,7 @@ def test_weights_of_another_architecture(edited, refused, weights_file, narrow):
     assert said.endswith("and the CLIP, here a ViT of width 64, 3 blocks and patches of 8 pixels")
 
 
+@needs_packages("huggingface_hub")
 def test_weights_on_the_hub_without_network(edited, refused, weights_file, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     said = refused(edited(f"NAME: {weights_file}\n", "NAME: hf:nobody/nothing\n"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+from versions import needs_flop_counter
 
 from benchmarks import __main__ as benchmark
 from benchmarks import cases, profile, scaling, workers
@@ -132,6 +133,7 @@ def run(*argv):
     return subprocess.run([sys.executable, "-m", "benchmarks", *argv], cwd=ROOT, capture_output=True, text=True)
 
 
+@needs_flop_counter
 @pytest.mark.slow
 def test_what_is_printed_is_what_was_measured(tmp_path):
     done = run(

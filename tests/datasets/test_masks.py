@@ -79,6 +79,26 @@ def test_cars_have_boxes_that_differ_between_training_and_test(folder_of):
     assert np.array_equal(read(str(folder / "cars_test" / "00001.jpg")), box(5, 3, 6, 8))
 
 
+@pytest.mark.parametrize("box", ["7 2 3 5", "3 5 7 2", "9 1 12 8", "-5 1 0 8"])
+def test_a_box_without_a_pixel_is_refused(folder_of, box):
+    folder = folder_of("fgvc_aircraft")
+    (folder / "images_box.txt").write_text(f"1000000 {box}\n")
+    image = str(folder / "images" / "1000000.jpg")
+    with pytest.raises(UserError, match="holds none of its 8 x 8 pixels; fetch the boxes again"):
+        mask_reader("FGVCAircraft", str(folder))(image)
+
+
+@pytest.mark.parametrize("value", [0, 4, 255])
+def test_a_picture_is_no_trimap(folder_of, value):
+    folder = folder_of("oxford_pets")
+    (folder / "annotations" / "trimaps").mkdir()
+    trimap = np.full((8, 8), 2, np.uint8)
+    trimap[0, 0] = value
+    Image.fromarray(trimap).save(folder / "annotations" / "trimaps" / "Abyssinian_3.png")
+    with pytest.raises(UserError, match=f"has pixels of {value}, but trimaps have 1, 2 and 3"):
+        mask_reader("OxfordPets", str(folder))(str(folder / "images" / "Abyssinian_3.jpg"))
+
+
 def test_what_is_missing_or_wrong_is_one_sentence(folder_of):
     with pytest.raises(UserError, match="EuroSAT has no masks of the foreground; these have: "):
         mask_reader("EuroSAT", "")

@@ -330,6 +330,10 @@ def test_a_public_set_of_2sfs_takes_the_place_of_a_draw(textures, public, root, 
             '{"_impath": "/a/pets/x.jpg", "_label": 0, "_classname": "x"}',
             "lists /a/pets/x.jpg, which is not in a folder",
         ),
+        (
+            '{"_impath": "/a/dtd/../pets/x.jpg", "_label": 0, "_classname": "x"}',
+            "lists /a/dtd/../pets/x.jpg, which leads out of",
+        ),
     ],
 )
 def test_a_damaged_public_set_is_refused_in_one_sentence(textures, public, text, said):
@@ -337,3 +341,29 @@ def test_a_damaged_public_set_is_refused_in_one_sentence(textures, public, text,
     with pytest.raises(UserError, match=said) as caught:
         loaded(textures)
     assert str(public["train"]) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_public_set_with_too_many_images_of_a_class_is_refused(textures, public):
+    """As where one of 16 shots was given the name of one of two, or lines were doubled."""
+    split = json.loads((textures / SPLIT).read_text())
+    of_class = {label: [row for row in split["train"] if row[1] == label] for label in range(3)}
+    name = of_class[1][0][2]
+    as_2sfs(public["train"], "/data", [*of_class[0][:2], *(of_class[1] * 3)[:3], *of_class[2][:2]])
+    with pytest.raises(UserError, match=f'has 3 training images of "{name}", which is no set of 2 per class'):
+        loaded(textures)
+
+
+def test_a_public_validation_set_is_checked_against_the_split(textures, public, capsys):
+    split = json.loads((textures / SPLIT).read_text())
+    chosen = [next(row for row in split["train"] if row[1] == label) for label in range(3)]
+    as_2sfs(public["train"], "/data", chosen)
+    (path, _, name), other = split["val"][0], next(row for row in split["val"] if row[1] == 2)
+    as_2sfs(public["val"], "/data", [(path, 2, name)])
+    with pytest.raises(UserError, match=f'class 2 is called both "{other[2]}" and "{name}"'):
+        loaded(textures)
+    as_2sfs(public["val"], "/data", [(path, 7, "another")])
+    with pytest.raises(UserError, match="has no training images"):
+        loaded(textures)
+    as_2sfs(public["val"], "/data", [split["test"][0], split["val"][0]])
+    loaded(textures)
+    assert "1 of the validation images are training or test images too" in capsys.readouterr().err

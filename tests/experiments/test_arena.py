@@ -8,17 +8,21 @@ import os
 import numpy as np
 import pytest
 from conftest import ROOT, THREE_BLOCKS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from promptbias.analysis.__main__ import main
 from promptbias.analysis.arena_entries import ACCURACIES, Entry, Found, pareto_front
 from promptbias.analysis.arena_tables import as_latex, as_markdown, plot
 from promptbias.engine import train
 from promptbias.engine.predictions import Prediction, write_predictions
+from promptbias.engine.run_folder import RESULTS
 from promptbias.experiments import arena
 from promptbias.experiments.arena import BASE, EVERY, NEW, Arena, choose, find_contestant, outcomes
 from promptbias.experiments.paper import Absent
 from promptbias.experiments.results import harmonic_mean
 from promptbias.utils.errors import UserError
+from promptbias.utils.seals import seal_json
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +85,43 @@ def test_outcomes_are_matched_by_image(tmp_path):
     rows = [Prediction("a.png", "x", "x", 0.5), Prediction("b.png", "x", "y", 0.5), Prediction("c.png", "y", "y", 0.5)]
     folders = [str(tmp_path / name) for name in "pqr"]
     for folder, written in zip(folders, (rows, rows[::-1], rows[:2])):
-        write_predictions(written, folder)
+        write_run(folder, written)
     assert outcomes(folders[:2]).tolist() == [[1, 0, 1], [1, 0, 1]]
     with pytest.raises(UserError, match="was not tested on the same images"):
         outcomes(folders)
+
+
+def write_run(folder, rows):
+    """The files of a run that was tested."""
+    right = [row.true == row.predicted for row in rows]
+    content = {
+        "accuracy": 100 * sum(right) / len(right),
+        "macro_f1": 50.0,
+        "seconds": {"train": 1.0, "test": 1.0},
+        "counts": {"train": 2, "test": len(rows)},
+    }
+    write_predictions(rows, folder)
+    with open(os.path.join(folder, RESULTS), "w", encoding="utf-8") as file:
+        json.dump(seal_json(content), file)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
+@settings(max_examples=40, deadline=None)
+def test_predictions_that_were_edited_are_refused(tmp_path_factory, right, data):
+    folder = str(tmp_path_factory.mktemp("run"))
+    rows = [Prediction(f"{i}.png", "x", "x" if good else "y", 0.5) for i, good in enumerate(right)]
+    write_run(folder, rows)
+    assert outcomes([folder]).tolist() == [right]
+    at = data.draw(st.integers(0, len(rows) - 1))
+    change = data.draw(st.sampled_from(["removed", "doubled", "relabelled"]))
+    edited = {
+        "removed": rows[:at] + rows[at + 1 :],
+        "doubled": [*rows, rows[at]],
+        "relabelled": [*rows[:at], rows[at]._replace(predicted="y" if right[at] else "x"), *rows[at + 1 :]],
+    }[change]
+    write_predictions(edited, folder)
+    with pytest.raises(UserError, match="holds other predictions than its results were counted from; remove"):
+        outcomes([folder])
 
 
 def entry(name, parameters, seed, rates=(0.6, 0.8, 0.7), **more):
@@ -169,6 +206,14 @@ def test_the_figure_shows_every_method(found):
         (["--methods", "LoRA", "--datasets", "digit"], 'there is no dataset in the tables "digit"'),
         (["--methods", "LoRA", "--grid", "0"], "--grid is 0.0, but must be numbers above 0"),
         (["--methods", "LoRA", "--on", "slurm"], "not one array script; use --on ray"),
+        (["--methods", "LoRA", "--seeds", "1", "2", "1"], '--seeds is "1 2 1", which names seed 1 twice'),
+        (["--methods", "LoRA", "--seeds", "-1"], '--seeds is "-1", but must be whole numbers'),
+        (["--methods", "LoRA", "--extra", "TEST.SPLIT", "test"], "TEST.SPLIT .* chooses learning rates on validation"),
+        (["--methods", "LoRA", "--extra", "OPTIM.LR", "1"], "OPTIM.LR .* its value comes from --grid"),
+        (
+            ["--methods", "LoRA", "--extra", "DATASET.NUM_SHOTS", "4"],
+            "DATASET.NUM_SHOTS .* its value comes from --shots",
+        ),
         (["--methods", "LoRA", "--shots", "0"], "--shots is 0, but must be at least 1"),
         (["--methods", "LoRA", "--datasets", "imagenet"], "imagenet has no validation images of its own"),
     ],

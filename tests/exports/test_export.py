@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from versions import needs_export, needs_packages
 
 import promptbias
 from promptbias import cli
@@ -79,6 +80,7 @@ def test_a_method_that_does_not_fold_is_told_where_it_can_go(tuned, tmp_path, to
     assert not os.listdir(tmp_path)
 
 
+@needs_packages("transformers")
 def test_a_missing_package_is_named_with_the_extra(tuned, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     said = '--to peft needs peft, which is not installed; run `pip install "promptbias[export]"`'
@@ -96,6 +98,7 @@ def test_another_precision(tuned, tmp_path):
     refused('load it with precision="fp32"', model, "torch", tmp_path / "out", images=PICTURES)
 
 
+@needs_export
 def test_of_what_is_not_the_tuned_model_nothing_remains(tuned, tmp_path, monkeypatch):
     """One bias that is off by little, between writing and loading."""
     write = ToTorch.write

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from prompted_clips import CLASSES, deep_prompts, tuned_at_random
 from safetensors.torch import load_file
+from versions import needs_export, needs_packages
 
 import promptbias
 from promptbias.exports.source import Source
@@ -78,6 +79,7 @@ def test_clip_loads_the_file_and_it_is_a_backbone(exported, loaded):
     torch.testing.assert_close(again.logits(it.pixels), it.logits, **IN_FLOAT16)
 
 
+@needs_packages("transformers")
 def test_transformers_pipeline_predicts_the_same(exported, loaded, pictures):
     it = exported(BiasTuningConfig(), "hf")
     pictures[0].save(it.folder / "some.jpg")
@@ -89,6 +91,7 @@ def test_transformers_pipeline_predicts_the_same(exported, loaded, pictures):
         torch.testing.assert_close(torch.tensor([scores[name] for name in CLASSES]), expected, rtol=1e-3, atol=1e-4)
 
 
+@needs_packages("transformers", "peft")
 @pytest.mark.parametrize(
     "method, kind, numbers", [(BiasTuningConfig(), "BEFT", 3 * 2 * 128), (LNTuningConfig(), "LN_TUNING", 15 * 2 * 128)]
 )
@@ -104,6 +107,7 @@ def test_peft_adapts_the_stock_model(exported, loaded, method, kind, numbers):
     torch.testing.assert_close(its.model.merge_and_unload()(**inputs).logits_per_image, it.logits, **CLOSE)
 
 
+@needs_packages("open_clip")
 def test_open_clip_loads_the_folder(exported, loaded, pictures):
     it = exported(BiasTuningConfig(), "open_clip")
     its = loaded(it.folder)
@@ -113,6 +117,7 @@ def test_open_clip_loads_the_folder(exported, loaded, pictures):
     torch.testing.assert_close(scale * f @ g.T, it.logits, **CLOSE)
 
 
+@needs_packages("open_clip")
 def test_what_the_backbone_says_of_its_images_goes_along(sharp_clip, exported):
     sharp_clip.preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")
     it = exported(BiasTuningConfig(), "open_clip", blocks=1)
@@ -121,6 +126,7 @@ def test_what_the_backbone_says_of_its_images_goes_along(sharp_clip, exported):
     assert facts["image"] == {"size": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 
 
+@needs_packages("open_clip")
 def test_open_clip_has_names_for_openais_architectures():
     """As a configuration is written, it is the one that open_clip knows by this name."""
     from clip.model import CLIP
@@ -133,6 +139,7 @@ def test_open_clip_has_names_for_openais_architectures():
     assert known_name(Source(model, [])) == "ViT-B-16-quickgelu"  # type: ignore[arg-type]
 
 
+@needs_packages("onnx", "onnxscript", "onnxruntime")
 def test_onnx_holds_prompts_and_classes(exported, loaded):
     import onnx
 
@@ -145,6 +152,7 @@ def test_onnx_holds_prompts_and_classes(exported, loaded):
         torch.testing.assert_close(torch.from_numpy(logits), it.model.logits(image), **CLOSE)
 
 
+@needs_packages("onnx", "onnxscript", "onnxruntime")
 def test_onnx_in_two_towers_takes_texts_of_any_number(exported, loaded):
     from clip import clip
 
@@ -157,6 +165,7 @@ def test_onnx_in_two_towers_takes_texts_of_any_number(exported, loaded):
         torch.testing.assert_close(torch.from_numpy(found), expected, **CLOSE)
 
 
+@needs_export
 def test_torch_export_holds_prompts_and_classes(exported, loaded):
     it = exported(deep_prompts(), "torch")
     for batch in (1, 3, 7):
@@ -164,6 +173,7 @@ def test_torch_export_holds_prompts_and_classes(exported, loaded):
         torch.testing.assert_close(loaded(it.folder, images=image).logits, it.model.logits(image), **CLOSE)
 
 
+@needs_packages("transformers", "peft")
 def test_peft_needs_something_that_was_trained(exported):
     with pytest.raises(promptbias.UserError, match="this model is its stock CLIP, .*take --to hf"):
         exported(ZeroshotConfig(), "peft")

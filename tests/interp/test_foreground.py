@@ -45,5 +45,13 @@ def test_agreement(seed):
 
 def test_a_uniform_map_has_the_area():
     foreground = torch.rand(2, 9)
+    foreground[:, 0], foreground[:, 1] = 0.9, 0.1
     uniform = torch.ones(2, 3, 2, 9)
     assert torch.allclose(share_inside(uniform, foreground), foreground.mean(-1)[:, None, None].expand(2, 3, 2))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_of_an_image_without_foreground_or_background_nothing_is_said(fraction):
+    foreground = torch.tensor([[fraction] * 4, [0.9, 0.1, 0.0, 0.0]])
+    shares = share_inside(torch.ones(2, 3, 4), foreground)
+    assert shares[0].isnan().all() and torch.allclose(shares[1], torch.full((3,), 0.25))

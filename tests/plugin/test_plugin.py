@@ -8,6 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 from foreign_checkout import IMPORT, broken_dassl, make_checkout, run, working_dassl
+from versions import needs_strict_scheduler
 
 RUN = ["-m", "promptbias", "run", "train.py"]
 PLAIN = ["train.py"]
@@ -75,6 +76,7 @@ def test_the_line_works_after_extend_cfg_and_with_an_installed_dassl(tmp_path, w
     assert f"dassl: {site}" in done.stdout and "Dassl" not in done.stderr
 
 
+@needs_strict_scheduler
 @pytest.mark.slow
 def test_a_broken_dassl_gives_way_for_their_trainer_too_which_keeps_its_own_options(tmp_path, weights_file):
     site = broken_dassl(tmp_path / "site")
@@ -86,6 +88,7 @@ def test_a_broken_dassl_gives_way_for_their_trainer_too_which_keeps_its_own_opti
     assert f"dassl: {COMPAT}" in done.stdout
 
 
+@needs_strict_scheduler
 @pytest.mark.slow
 def test_a_broken_dassl_that_is_imported_already_is_too_late(tmp_path, weights_file):
     site = broken_dassl(tmp_path / "site")

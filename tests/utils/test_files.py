@@ -16,7 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptbias.utils.errors import UserError
-from promptbias.utils.files import atomic_write, checksum, is_torchscript, regular_file, remove_partial_files
+from promptbias.utils.files import (
+    atomic_write,
+    checksum,
+    is_torchscript,
+    partial_folder,
+    regular_file,
+    remove_partial_files,
+)
 from promptbias.utils.tensor_files import save_tensors
 
 
@@ -135,6 +142,33 @@ with atomic_write("BlockBias/model.pth.tar-4") as file:
     assert (
         os.listdir(tmp_path / "BlockBias") == ["model.pth.tar-4"] and (tmp_path / "config.yaml").read_text() == "whole"
     )
+
+
+def test_folders_of_killed_processes_are_removed_and_those_of_others_are_not(tmp_path):
+    code = f"""
+import os, sys
+sys.path.insert(0, {ROOT!r})
+from promptbias.utils.files import partial_folder
+with partial_folder("images") as folder:
+    open(os.path.join(folder, "0.png"), "w").close()
+    print("writing", flush=True)
+    input()
+    os.rename(folder, "images")
+"""
+    others = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in others:
+        process.stdout.readline()
+    others[0].send_signal(signal.SIGKILL)
+    others[0].communicate()
+    assert len(os.listdir(tmp_path)) == 2
+    with partial_folder(tmp_path / "images") as folder:
+        assert len(os.listdir(tmp_path)) == 2 and os.path.basename(folder) in os.listdir(tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+    others[1].communicate(b"\n")
+    assert others[1].returncode == 0 and os.listdir(tmp_path) == ["images"] and os.listdir(tmp_path / "images")
 
 
 def test_checksums(tmp_path):
