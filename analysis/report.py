@@ -104,7 +104,8 @@ def report(args: argparse.Namespace) -> Report:
         if section is None:
             section = make_section(name, comparison.stratified(counts[name], FEW_SHOT), args)
             section.samples = f"From {sample_note(counts[name], comparison, args)}.{few_shot_note(name, comparison)}"
-            keep(section, args.output, checksums[name])
+            if not section.left_out:  # what was missing, such as masks, may be there next time
+                keep(section, args.output, checksums[name])
         else:
             print(f"{name}: as it was made before, from the same runs and options")
         sections.append(section)

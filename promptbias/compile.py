@@ -14,6 +14,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from promptbias.engine import train
+from promptbias.engine.checks import check_writable
 from promptbias.engine.config import merge_options
 from promptbias.engine.data import eval_batches
 from promptbias.engine.discovery import register_all
@@ -65,6 +66,11 @@ class Compilation(BiasTuning):
 
     def build_model(self) -> None:
         super().build_model()
+        if self.teacher.classnames != self.model.classnames:
+            raise UserError(
+                f"{self.cfg[COMPILE].RUN} was tested on other classes than its dataset has now; restore the dataset, "
+                "or name its folder with --root"
+            )
         if self.cfg[COMPILE].START == "means":
             dataset, transform = self.dm.dataset, self.test_loader.dataset.transform
             batches = eval_batches(self.cfg, dataset.train_x, transform, self.cfg.DATALOADER.TEST.BATCH_SIZE)
@@ -110,8 +116,15 @@ def compiled_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         UserError: RUN is no finished run, or has no checkpoint; sites or pairs that are not known.
     """
+    if not args.output_dir:
+        raise UserError("--output-dir is empty; give . for the working folder")
     cfg, trainer = load_config(args.run)
-    theirs, sha256 = cfg.TRAINER[trainer.custom_clip.config.node], checksum(trainer.checkpoint_in(args.run))
+    checkpoint = trainer.checkpoint_in(args.run)
+    if not checkpoint:
+        raise UserError(
+            f"{args.run} is a run of {cfg.TRAINER.NAME}, without prompts; give a run with prompts (IVLP, VPT)"
+        )
+    theirs, sha256 = cfg.TRAINER[trainer.custom_clip.config.node], checksum(checkpoint)
     cfg.TRAINER.NAME, cfg.VERBOSE = BiasTuning.__name__, True
     cfg.OUTPUT_DIR = cfg.RESUME = args.output_dir
     cfg.TEST.FINAL_MODEL = "last_step"  # the best on validation images would take their labels
@@ -122,6 +135,9 @@ def compiled_config(args: argparse.Namespace) -> CfgNode:
     match = list(dict.fromkeys(args.match))
     cfg[COMPILE] = CfgNode({"RUN": args.run, "SHA256": sha256, "START": args.start, "MATCH": match})
     merge_options(cfg, args.extra)
+    check_writable(cfg)
+    if cfg.SEED >= 2**32:
+        raise UserError(f"the seed is {cfg.SEED}, but must be below 2**32")
     return cfg
 
 

@@ -41,6 +41,12 @@ Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 
 class Seconds(msgspec.Struct):
     train: float
+    test: float | None = None
+
+
+class Counts(msgspec.Struct):
+    train: Annotated[int, msgspec.Meta(ge=0)]
+    test: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Results(msgspec.Struct):
@@ -53,6 +59,7 @@ class Results(msgspec.Struct):
     classnames: list[str] | None = None
     backbone: str | None = None
     seconds: Seconds | None = None
+    counts: Counts | None = None
 
 
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
@@ -171,6 +178,8 @@ def locked(folder: str) -> Iterator[None]:
     """
     try:
         os.makedirs(folder, exist_ok=True)
+        if os.path.exists(os.path.join(folder, LOCK)):
+            regular_file(os.path.join(folder, LOCK))
         file = open(os.path.join(folder, LOCK), "a")  # noqa: SIM115
     except OSError as error:
         raise UserError(
