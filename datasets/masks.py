@@ -61,7 +61,10 @@ def mask_reader(dataset: str, folder: str) -> Callable[[str], Mask]:
 
 def _digit(folder: str, image: str) -> Mask:
     path = os.path.join(folder, "masks", os.path.relpath(image, os.path.join(folder, "images")))
-    return _pixels(path, "L", "ClutteredDigits") / 255
+    mask = _pixels(path, "L", "ClutteredDigits") / 255
+    if not mask.any():
+        raise UserError(f"the mask {path} shows no digit; remove the dataset's folder to have it written again")
+    return mask
 
 
 def _pet(folder: str, image: str) -> Mask:
@@ -139,7 +142,9 @@ def _pixels(path: str, mode: str, dataset: str) -> np.ndarray:
             return np.asarray(opened if opened.mode == "P" and mode == "L" else opened.convert(mode), float)
     except FileNotFoundError as error:
         raise _missing(dataset, path) from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each of Pillow's decoders fails in its own way
         raise UserError(f"the mask {path} cannot be read ({error}); fetch it again") from error
 
 

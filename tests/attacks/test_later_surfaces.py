@@ -1,6 +1,7 @@
 """What later commands are given: settings that would break their terms, seeds, edited results, boxes, pipes."""
 
 import os
+import shutil
 
 import pytest
 
@@ -21,6 +22,14 @@ def test_what_a_compilation_takes_from_its_run_stays(runs, tmp_path, key):
     with pytest.raises(UserError, match=f"^{key} is not for KEY VALUE pairs"):
         compile_run([runs["deep"], "--output-dir", str(tmp_path / "out"), "--extra", key, "x"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_classes_are_not_those_of_its_dataset_is_not_compiled(runs, tmp_path):
+    run = shutil.copytree(runs["deep"], tmp_path / "run")
+    results = run_folder.read_results(str(run))
+    run_folder.write_results({**results, "classnames": results["classnames"][::-1]}, str(run))
+    with pytest.raises(UserError, match="was tested on other classes than its dataset has now"):
+        compile_run([str(run), "--output-dir", str(tmp_path / "out")])
 
 
 def test_a_seed_too_large_and_no_folder_are_one_sentence(runs, tmp_path):

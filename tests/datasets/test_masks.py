@@ -99,6 +99,23 @@ def test_a_picture_is_no_trimap(folder_of, value):
         mask_reader("OxfordPets", str(folder))(str(folder / "images" / "Abyssinian_3.jpg"))
 
 
+def test_a_mask_of_a_digit_shows_one(tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part / "zero").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / part / "zero" / "0.png")
+    with pytest.raises(UserError, match="shows no digit; remove the dataset's folder"):
+        mask_reader("ClutteredDigits", str(tmp_path))(str(tmp_path / "images" / "zero" / "0.png"))
+
+
+def test_a_mask_of_too_many_pixels_is_one_sentence(folder_of, monkeypatch):
+    folder = folder_of("oxford_flowers")
+    (folder / "segmim").mkdir()
+    Image.new("RGB", (40, 40)).save(folder / "segmim" / "segmim_00001.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(UserError, match="cannot be read .* exceeds limit"):
+        mask_reader("OxfordFlowers", str(folder))(str(folder / "jpg" / "image_00001.jpg"))
+
+
 def test_what_is_missing_or_wrong_is_one_sentence(folder_of):
     with pytest.raises(UserError, match="EuroSAT has no masks of the foreground; these have: "):
         mask_reader("EuroSAT", "")
