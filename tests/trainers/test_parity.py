@@ -2,7 +2,8 @@
 
 Nobody's code is in this repository. Each test runs where a checkout of the method's own repository is named:
 
-    COOP=/path/to/CoOp CLIP_LORA=/path/to/CLIP-LoRA PROLIP=/path/to/ProLIP CLIPFIT=/path/to/CLIPFit/CLIPFit \
+    COOP=/path/to/CoOp MAPLE=/path/to/multimodal-prompt-learning CLIP_LORA=/path/to/CLIP-LoRA \
+        PROLIP=/path/to/ProLIP CLIPFIT=/path/to/CLIPFit/CLIPFit \
         pytest -n 0 -s tests/trainers/test_parity.py
 
 The numbers that it prints, the largest difference over the largest value, stand in docs/methods.md.
@@ -22,9 +23,11 @@ import torch.nn.functional as F
 
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.trainers.clipfit import CLIPFitConfig
+from promptbias.trainers.ivlp import IVLPConfig
 from promptbias.trainers.lora import LoRAConfig
 from promptbias.trainers.prolip import ProLIPConfig
 from promptbias.trainers.text_context import TextContextConfig
+from promptbias.trainers.vpt import VPTConfig
 
 NAMES, WIDTH, BLOCKS = ["Forest", "Permanent Crop Land", "Sea or Lake"], 128, 3
 TEMPLATE = "a centered satellite photo of {}."
@@ -86,6 +89,56 @@ def test_text_context_and_coop(random_clip, config, ctx_init, n_ctx):
     F.cross_entropy(logits, LABELS).backward()
     ours.train()(IMAGES, LABELS).backward()
     agree(f"CoOp M={n_ctx}, gradients", ours.adapters.text.prompts.grad[0], theirs.prompt_learner.ctx.grad)
+
+
+@pytest.fixture
+def in_maple(monkeypatch):
+    """in_maple(name): a trainer of MaPLe's checkout, and the CLIP in it, which other code does not get to see."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    path = checkout("MAPLE")
+    monkeypatch.setattr(TRAINER_REGISTRY, "register", lambda: lambda trainer: trainer)  # these names are taken
+    for name in [name for name in sys.modules if name == "clip" or name.startswith("clip.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(path)
+    # Theirs rounds prompts to float16 in passing.
+    monkeypatch.setattr(torch.Tensor, "half", lambda self: self)
+    return lambda name: (load(f"{path}/trainers/{name}.py", f"{name}_of_maple"), importlib.import_module("clip.model"))
+
+
+@pytest.mark.parametrize("name, depth", [("independentVL", BLOCKS), ("independentVL", 1), ("vpt", BLOCKS), ("vpt", 1)])
+def test_deep_prompts_and_maple(random_clip, config, in_maple, without_cuda, monkeypatch, name, depth):
+    from yacs.config import CfgNode
+
+    V, T, text_depth = 2, 3, 0 if name == "vpt" else depth
+    method = IVLPConfig(V, T, "", depth, depth) if text_depth else VPTConfig(V, depth)
+    ours = TunedCLIP(copy.deepcopy(random_clip), NAMES, method, "a photo of a {}.", precision="fp32").eval()
+    module, clip = in_maple(name)
+    monkeypatch.setattr(clip, "convert_weights", lambda model: None)
+    depths = {"vision_depth": depth, "vision_ctx": V, "language_depth": text_depth, "language_ctx": T}
+    stock = clip.build_model(random_clip.state_dict(), {"trainer": "IVLP" if text_depth else "VPT", **depths})
+    cfg = config()
+    cfg.TRAINER.VPT = CfgNode({"N_CTX_VISION": V})
+    cfg.TRAINER.IVLP = CfgNode({"N_CTX_VISION": V, "N_CTX_TEXT": T, "CTX_INIT": "", "PROMPT_DEPTH_TEXT": depth})
+    theirs = module.CustomCLIP(cfg, NAMES, stock)
+    parameters = dict(theirs.named_parameters())
+    prompts = {}
+    for branch, first in ("vision", "image_encoder.VPT"), ("text", "prompt_learner.ctx"):
+        encoder = "image_encoder" if branch == "vision" else "text_encoder"
+        names = [first, *(f"{encoder}.transformer.resblocks.{i}.VPT_shallow" for i in range(1, BLOCKS))]
+        prompts[branch] = [parameters[name] for name in names if name in parameters]
+        with torch.no_grad():
+            if prompts[branch]:
+                assert len(prompts[branch]) == depth
+                getattr(ours.adapters, branch).prompts.copy_(torch.stack(prompts[branch]))
+    logits = theirs.eval()(IMAGES)
+    what = f"MaPLe's {name}, depth {depth}"
+    agree(f"{what}, logits", ours(IMAGES), logits)
+    F.cross_entropy(logits, LABELS).backward()
+    ours.train()(IMAGES, LABELS).backward()
+    for branch in [branch for branch in prompts if prompts[branch]]:
+        expected = torch.stack([parameter.grad for parameter in prompts[branch]])
+        agree(f"{what}, gradients, {branch}", getattr(ours.adapters, branch).prompts.grad, expected)
 
 
 @pytest.mark.parametrize("weights", [["q", "k", "v"], ["q", "k", "v", "o"]])
