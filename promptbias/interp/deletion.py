@@ -19,7 +19,8 @@ from promptbias.model.tuned_clip import TunedCLIP
 
 from .accuracy import margins
 
-DOUBT = 2**-7  # of a cosine: two units in the last place of bfloat16
+DOUBT = 2**-8  # of a cosine: a unit in the last place of bfloat16
+TOKENS_AT_ONCE = 8192  # enough for fast products, and little memory
 CHECKED = 25  # one in so many drafts is checked whatever its margin
 
 
@@ -89,8 +90,8 @@ class Judge:
 
     A device that multiplies bfloat16 in hardware takes half the time or less for it. What counts is only the sign of a
     margin, the logit of the image's class minus the largest of the others. The smallest margins, and all within
-    `tolerance`, are computed again in float32, and the tolerance grows to three times the largest error that these
-    ever had. So a larger error than any seen three times over would go unnoticed; rounding has not shown one.
+    `tolerance`, are computed again in float32, and the tolerance grows to twice the largest error that these ever had.
+    So an error twice as large as any seen would go unnoticed; rounding has not shown one.
 
     Args:
         model: any model on the backbone of those that are judged.
@@ -120,7 +121,7 @@ class Judge:
             rows: (C, n), the tokens that are left of it, [cls] first.
             texts: text features (K, joint width).
         """
-        at_once = max(1, 2 * len(image) * (1 + model.vision.patches) // rows.shape[1])  # tokens of two batches
+        at_once = max(1, TOKENS_AT_ONCE // rows.shape[1])
 
         def logits(tower: Tower, some: Tensor) -> Tensor:
             parts = zip(images[some].split(at_once), rows[some].split(at_once))
@@ -137,5 +138,5 @@ class Judge:
             again, of = logits(model.vision, doubtful), label[images[doubtful]]
             error = float((margins(again, of) - margins(found[doubtful], of)).abs().max())
             found[doubtful], exact = again, exact | doubtful
-            self.tolerance = max(self.tolerance, 3 * error)
+            self.tolerance = max(self.tolerance, 2 * error)
         return found.argmax(-1) == label[images]

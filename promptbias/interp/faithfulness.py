@@ -8,12 +8,13 @@ the accuracy. So relevancy of the class that the model itself predicts is evalua
 
 Steps cannot share work, since a dropped token changes all others from the first block on. But equal orders are followed
 once (the two relevancies are one where the model is right), steps with few tokens left are run for many images at a
-time, one pass serves the prediction and two of the maps, and float32 is left to close calls (see `Judge`).
+time, also from several batches, one pass serves the prediction and two of the maps, and float32 is left to close calls
+(see `Judge`).
 
 Shapes: B images, I of all batches, M patches, F = len(FRACTIONS).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ MAPS = {
     "predicted class": "relevancy, predicted class",
     "attention": "attention of [cls], last block",
 }
+AT_ONCE = 128  # images, of which steps with few tokens left are run together
 MOST, LEAST, RANDOM = "most relevant first", "least relevant first", "random order"
 Curve = tuple[str, ...]  # (a map of MAPS, MOST or LEAST), or (RANDOM,)
 
@@ -55,6 +57,26 @@ def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor, texts: Tensor
         again, _ = relevance_maps(model, image[wrong], predicted[wrong], texts)
         of_predicted[wrong] = again["own class"]
     return {"own class": own, "predicted class": of_predicted, "attention": attention}, predicted
+
+
+def in_groups(batches: LabelledImages, count: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Batches in groups of at least `count` images, the last one perhaps of fewer."""
+    group: list[tuple[Tensor, Tensor]] = []
+    for batch in batches:
+        group.append(batch)
+        if sum(len(label) for _, label in group) >= count:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def maps_of_batches(
+    model: TunedCLIP, batches: Sequence[tuple[Tensor, Tensor]], texts: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """`relevance_maps` of all images of some batches; the gradients need more memory than deletion does."""
+    parts = [relevance_maps(model, image, label, texts) for image, label in batches]
+    return {name: torch.cat([maps[name] for maps, _ in parts]) for name in MAPS}, torch.cat([p for _, p in parts])
 
 
 def random_orders(image: Tensor, patches: int, generator: torch.Generator) -> Tensor:
@@ -112,10 +134,11 @@ def deletion_curves(
     found: dict[str, dict[Curve, list[Tensor]]] = {name: {} for name in models}
     one = next(iter(models.values()))
     judge, patches = Judge(one), one.vision.patches
-    for image, label in batches:
+    for parts in in_groups(batches, AT_ONCE):
+        image, label = torch.cat([image for image, _ in parts]), torch.cat([label for _, label in parts])
         random = random_orders(image, patches, generator)
         for name, model in models.items():
-            maps, predicted = relevance_maps(model, image, label, texts[name])
+            maps, predicted = maps_of_batches(model, parts, texts[name])
             orders, given = deletion_orders(maps, random), (judge, model, image, label)
             # With all patches or none the order does not matter.
             intact = (predicted == label).cpu()[None]
