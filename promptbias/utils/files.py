@@ -96,7 +96,7 @@ def _remove_dead(folder: str | os.PathLike, *patterns: str) -> None:
     """Remove the partial files and folders of these names, but for those that a living process holds a lock on."""
     for path in [path for pattern in patterns for path in Path(folder).glob(pattern)]:
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a named pipe would wait
             try:
                 if fcntl:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process writes it
