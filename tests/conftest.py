@@ -37,6 +37,13 @@ THREE_BLOCKS = [
 pytest_plugins = ["interp_fixtures", "attack_tally"]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, in random order, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def random_clip():
     """A CLIP of three blocks of two heads, 32x32 pixels in 4x4 patches, in float32. Read only: take `small_clip`."""
