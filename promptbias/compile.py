@@ -14,7 +14,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from promptbias.engine import train
-from promptbias.engine.checks import check_writable
+from promptbias.engine.checks import check_seed, check_writable
 from promptbias.engine.config import merge_options
 from promptbias.engine.data import eval_batches
 from promptbias.engine.discovery import register_all
@@ -136,8 +136,7 @@ def compiled_config(args: argparse.Namespace) -> CfgNode:
     cfg[COMPILE] = CfgNode({"RUN": args.run, "SHA256": sha256, "START": args.start, "MATCH": match})
     merge_options(cfg, args.extra)
     check_writable(cfg)
-    if cfg.SEED >= 2**32:
-        raise UserError(f"the seed is {cfg.SEED}, but must be below 2**32")
+    check_seed(cfg)
     return cfg
 
 

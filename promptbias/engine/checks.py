@@ -81,6 +81,16 @@ def check_values(cfg: CfgNode) -> None:
     check_optim(cfg.OPTIM)
 
 
+def check_seed(cfg: CfgNode) -> None:
+    """Refuse a seed that numpy cannot take; a negative one means unseeded, as in Dassl.
+
+    Raises:
+        UserError: it is too large.
+    """
+    if cfg.SEED >= 2**32:
+        raise UserError(f"the seed is {cfg.SEED}, but must be below 2**32")
+
+
 def check_writable(cfg: CfgNode) -> None:
     """Refuse what no log and no path can hold, or no arithmetic survives, whatever the trainer.
 

@@ -75,7 +75,7 @@ def check_args(args: argparse.Namespace, cfg) -> None:
     from dassl.engine import TRAINER_REGISTRY
 
     from promptbias.engine import run_folder
-    from promptbias.engine.checks import check_writable
+    from promptbias.engine.checks import check_seed, check_writable
 
     check_writable(cfg)
     for what, flag, name, registry in (
@@ -92,8 +92,7 @@ def check_args(args: argparse.Namespace, cfg) -> None:
         raise UserError("OUTPUT_DIR is empty; give --output-dir, which is . for the working folder")
     if args.eval_only:
         run_folder.refuse_training_run(cfg.OUTPUT_DIR)
-    if cfg.SEED >= 2**32:
-        raise UserError(f"the seed is {cfg.SEED}, but must be below 2**32")
+    check_seed(cfg)
     if not args.eval_only and (args.model_dir or args.load_epoch is not None):
         raise UserError(
             "--model-dir and --load-epoch say what to test; add --eval-only, or set MODEL.INIT_WEIGHTS to "

@@ -193,7 +193,7 @@ def right_of(folder: str) -> dict[str, bool]:
     """
     rows, results = list(read_predictions(folder)), read_results(folder)
     right = {row.path: row.true == row.predicted for row in rows}
-    complete = len(rows) == len(right) == results["counts"]["test"]
+    complete = 0 < len(rows) == len(right) == (results.get("counts") or {}).get("test")
     if not complete or abs(100 * sum(right.values()) / len(right) - results["accuracy"]) > 1e-6:
         raise UserError(
             f"{os.path.join(folder, PREDICTIONS)} holds other predictions than its results were counted from; remove "

@@ -181,8 +181,6 @@ def test_a_branch_without_a_place_for_the_means_stays_as_it_is(sharp_clip, tuned
         (["{unfinished}"], "is not finished .* the command that started it resumes it"),
         (["{deep}", "--sites", "vv"], '--sites names "vv", which is no site'),
         (["{deep}", "--sites", "q", "vision.ln.bias"], "can hold the means; add one of attn.out, v, block, or give"),
-        (["{deep}", "--extra", "DATASET.NAME", "Letters"], "DATASET.NAME .* its value comes from RUN"),
-        (["{deep}", "--extra", "COMPILE.START", "none"], "COMPILE.START .* its value comes from --start"),
         (["{deep}", "--extra", "OPTIM.LRR", "1"], "there is no config key OPTIM.LRR"),
         (
             ["{deep}", *EXTRA, "--start", "zero", "--output-dir", "{compiled}"],

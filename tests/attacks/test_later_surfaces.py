@@ -1,4 +1,4 @@
-"""What later commands are given: settings that would break their terms, seeds, edited results, boxes, pipes."""
+"""What later commands are given: settings that would break their terms, seeds, edited results, pipes."""
 
 import os
 import shutil

@@ -115,6 +115,19 @@ def test_a_folder_that_vanishes_is_one_sentence(tmp_path):
         os.rmdir(tmp_path / "run")
 
 
+def one_that_writes_beside_one_that_was_killed(code, folder):
+    """The living one of two processes that ran `code` until it said that it writes; an empty line lets it go on."""
+    killed, living = (
+        subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    )
+    for process in (killed, living):
+        process.stdout.readline()
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    return living
+
+
 def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
     code = f"""
 import sys
@@ -124,21 +137,14 @@ with atomic_write("BlockBias/model.pth.tar-4") as file:
     print("writing", flush=True)
     input()
 """
-    others = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for process in others:
-        process.stdout.readline()
-    others[0].send_signal(signal.SIGKILL)
-    others[0].communicate()
+    other = one_that_writes_beside_one_that_was_killed(code, tmp_path)
     assert len(os.listdir(tmp_path / "BlockBias")) == 2 and not glob.glob(f"{tmp_path}/BlockBias/model.pth.tar*")
     with atomic_write(tmp_path / "config.yaml") as file:
         remove_partial_files(tmp_path)
         file.write("whole")
     assert len(os.listdir(tmp_path / "BlockBias")) == 1
-    others[1].communicate(b"\n")
-    assert others[1].returncode == 0
+    other.communicate(b"\n")
+    assert other.returncode == 0
     assert (
         os.listdir(tmp_path / "BlockBias") == ["model.pth.tar-4"] and (tmp_path / "config.yaml").read_text() == "whole"
     )
@@ -163,20 +169,13 @@ with partial_folder("images") as folder:
     input()
     os.rename(folder, "images")
 """
-    others = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for process in others:
-        process.stdout.readline()
-    others[0].send_signal(signal.SIGKILL)
-    others[0].communicate()
+    other = one_that_writes_beside_one_that_was_killed(code, tmp_path)
     assert len(os.listdir(tmp_path)) == 2
     with partial_folder(tmp_path / "images") as folder:
         assert len(os.listdir(tmp_path)) == 2 and os.path.basename(folder) in os.listdir(tmp_path)
     assert len(os.listdir(tmp_path)) == 1
-    others[1].communicate(b"\n")
-    assert others[1].returncode == 0 and os.listdir(tmp_path) == ["images"] and os.listdir(tmp_path / "images")
+    other.communicate(b"\n")
+    assert other.returncode == 0 and os.listdir(tmp_path) == ["images"] and os.listdir(tmp_path / "images")
 
 
 def test_checksums(tmp_path):
