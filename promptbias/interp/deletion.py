@@ -21,7 +21,8 @@ from .accuracy import margins
 
 DOUBT = 2**-8  # of a cosine: a unit in the last place of bfloat16
 TOKENS_AT_ONCE = 8192  # enough for fast products, and little memory
-CHECKED = 25  # one in so many drafts is checked whatever its margin
+NUMBERS_AT_ONCE = 2**22  # so many tokens times their width cost little memory too
+CHECKED = 50  # one in so many drafts is checked whatever its margin
 
 
 class DropPatches(Adapter):
@@ -73,16 +74,17 @@ def kept_rows(order: Tensor, fraction: float) -> Tensor:
 
 @torch.no_grad()
 def features_of_rows(
-    model: TunedCLIP, image: Tensor, rows: Tensor, images: Tensor | None = None, tower: Tower | None = None
+    model: TunedCLIP, tokens: Tensor, rows: Tensor, images: Tensor | None = None, tower: VisionTower | None = None
 ) -> Tensor:
     """Unit vectors (C, joint width) of images of which only `rows` (C, n) of the tokens are left.
 
     Args:
+        tokens: all that are embedded, (B, 1 + M, D) in the dtype of the tower (see `VisionTower.embed`).
         images: (C,), the image of the batch that each sequence is of; default: every image once.
         tower: to run in place of the model's own.
     """
     adapter = DropPatches(model.adapters.vision, rows, model.vision.patches, images)
-    return F.normalize((tower or model.vision)(image, adapter).float(), dim=-1)
+    return F.normalize((tower or model.vision).encode(tokens, adapter).float(), dim=-1)
 
 
 class Judge:
@@ -103,29 +105,30 @@ class Judge:
 
     def __init__(self, model: TunedCLIP) -> None:
         visual, device = model.vision.visual, model.logit_scale.device.type
-        self.draft: Tower | None = None
+        self.draft: VisionTower | None = None
         if visual.conv1.weight.dtype == torch.float32 and has_native_bf16(device):
             self.draft = VisionTower(SimpleNamespace(visual=copy.deepcopy(visual).to(torch.bfloat16)))
         self.tolerance = DOUBT * float(model.logit_scale)
 
     @torch.no_grad()
     def right(
-        self, model: TunedCLIP, image: Tensor, label: Tensor, images: Tensor, rows: Tensor, texts: Tensor
+        self, model: TunedCLIP, tokens: Tensor, label: Tensor, images: Tensor, rows: Tensor, texts: Tensor
     ) -> Tensor:
         """Whether C sequences are right, bool (C,).
 
         Args:
-            image: (B, 3, S, S).
+            tokens: of B images (B, 1 + M, D), embedded by the model.
             label: (B,), their classes.
             images: (C,), the image that each sequence is of.
             rows: (C, n), the tokens that are left of it, [cls] first.
             texts: text features (K, joint width).
         """
-        at_once = max(1, TOKENS_AT_ONCE // rows.shape[1])
+        at_once = max(TOKENS_AT_ONCE, NUMBERS_AT_ONCE // model.vision.width) // rows.shape[1]
 
-        def logits(tower: Tower, some: Tensor) -> Tensor:
+        def logits(tower: VisionTower, some: Tensor) -> Tensor:
+            embedded = tokens.to(tower.visual.conv1.weight.dtype)
             parts = zip(images[some].split(at_once), rows[some].split(at_once))
-            features = [features_of_rows(model, image, kept, which, tower) for which, kept in parts]
+            features = [features_of_rows(model, embedded, kept, which, tower) for which, kept in parts]
             return model.logit_scale * torch.cat(features) @ texts.T
 
         doubtful = torch.ones(len(rows), dtype=torch.bool, device=rows.device)

@@ -6,10 +6,10 @@ maps are relevancy and, as a simple baseline, the attention of [cls] in the last
 the image's own class uses the label, which attention does not: keeping what speaks for the right class can even raise
 the accuracy. So relevancy of the class that the model itself predicts is evaluated too.
 
-Steps cannot share work, since a dropped token changes all others from the first block on. But equal orders are followed
-once (the two relevancies are one where the model is right), steps with few tokens left are run for many images at a
-time, also from several batches, one pass serves the prediction and two of the maps, and float32 is left to close calls
-(see `Judge`).
+Steps share no block, since a dropped token changes all others from the first one on. But patches are embedded once,
+equal orders are followed once (the two relevancies are one where the model is right), steps with few tokens left are
+run for many images at a time, also from several batches, one pass serves the prediction and two of the maps, and
+float32 is left to close calls (see `Judge`).
 
 Shapes: B images, I of all batches, M patches, F = len(FRACTIONS).
 """
@@ -24,7 +24,7 @@ from promptbias.model.tuned_clip import TunedCLIP
 
 from .accuracy import LabelledImages
 from .cache import PATTERN, capture, gradients
-from .deletion import Judge, kept_rows
+from .deletion import Judge, features_of_rows, kept_rows
 from .relevancy import row_of_cls
 
 FRACTIONS = tuple(step / 10 for step in range(11))  # of the patches deleted
@@ -39,7 +39,7 @@ Curve = tuple[str, ...]  # (a map of MAPS, MOST or LEAST), or (RANDOM,)
 
 
 def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor, texts: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """MAPS of a batch, (B, M) each, and the classes that the model predicts, (B,).
+    """Relevancy of the image's own class and attention, (B, M) each, and the classes that the model predicts, (B,).
 
     Args:
         texts: text features (K, joint width).
@@ -50,13 +50,7 @@ def relevance_maps(model: TunedCLIP, image: Tensor, label: Tensor, texts: Tensor
         (gradient,) = gradients(logits.gather(1, label[:, None]).sum(), cache)
     with torch.no_grad():
         own = row_of_cls(model, cache, gradient)[:, :patches]
-        attention = cache[last][:, :, 0, 1 : 1 + patches].mean(1)
-    predicted, of_predicted = logits.argmax(-1), own.clone()
-    wrong = predicted != label
-    if wrong.any():  # elsewhere the two relevancies are one
-        again, _ = relevance_maps(model, image[wrong], predicted[wrong], texts)
-        of_predicted[wrong] = again["own class"]
-    return {"own class": own, "predicted class": of_predicted, "attention": attention}, predicted
+        return {"own class": own, "attention": cache[last][:, :, 0, 1 : 1 + patches].mean(1)}, logits.argmax(-1)
 
 
 def in_groups(batches: LabelledImages, count: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -74,9 +68,22 @@ def in_groups(batches: LabelledImages, count: int) -> Iterator[list[tuple[Tensor
 def maps_of_batches(
     model: TunedCLIP, batches: Sequence[tuple[Tensor, Tensor]], texts: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """`relevance_maps` of all images of some batches; the gradients need more memory than deletion does."""
+    """MAPS of all I images of some batches, (I, M) each, and the classes that the model predicts, (I,).
+
+    Batches stay apart, since the gradients need more memory than deletion does.
+
+    Args:
+        texts: text features (K, joint width).
+    """
     parts = [relevance_maps(model, image, label, texts) for image, label in batches]
-    return {name: torch.cat([maps[name] for maps, _ in parts]) for name in MAPS}, torch.cat([p for _, p in parts])
+    maps = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
+    image, label = (torch.cat(tensors) for tensors in zip(*batches))
+    predicted = torch.cat([of_batch for _, of_batch in parts])
+    of_predicted, wrong = maps["own class"].clone(), (predicted != label).nonzero()[:, 0]
+    for some in wrong.split(len(batches[0][1])):  # elsewhere the two relevancies are one
+        again, _ = relevance_maps(model, image[some], predicted[some], texts)
+        of_predicted[some] = again["own class"]
+    return {"own class": maps["own class"], "predicted class": of_predicted, "attention": maps["attention"]}, predicted
 
 
 def random_orders(image: Tensor, patches: int, generator: torch.Generator) -> Tensor:
@@ -97,7 +104,7 @@ def deletion_orders(maps: dict[str, Tensor], random: Tensor) -> dict[Curve, Tens
 def deletion_outcomes(
     judge: Judge,
     model: TunedCLIP,
-    image: Tensor,
+    tokens: Tensor,
     label: Tensor,
     orders: dict[Curve, Tensor],
     texts: Tensor,
@@ -107,17 +114,18 @@ def deletion_outcomes(
 
     Args:
         judge: for models on this backbone.
+        tokens: of the images (B, 1 + M, D), embedded by the model.
         texts: text features (K, joint width).
     """
     # Every order of every image, equal ones once: (C, 1 + M), the image's index first.
-    index = torch.arange(len(image), device=image.device)[:, None]
+    index = torch.arange(len(label), device=label.device)[:, None]
     every = torch.cat([torch.cat([index, order], 1) for order in orders.values()])
     unique, which = every.unique(dim=0, return_inverse=True)
     images, order = unique[:, 0], unique[:, 1:]
     right = torch.stack(
-        [judge.right(model, image, label, images, kept_rows(order, fraction), texts) for fraction in fractions]
+        [judge.right(model, tokens, label, images, kept_rows(order, fraction), texts) for fraction in fractions]
     )
-    return dict(zip(orders, right[:, which].cpu().split(len(image), 1)))
+    return dict(zip(orders, right[:, which].cpu().split(len(label), 1)))
 
 
 def deletion_curves(
@@ -139,12 +147,14 @@ def deletion_curves(
         random = random_orders(image, patches, generator)
         for name, model in models.items():
             maps, predicted = maps_of_batches(model, parts, texts[name])
-            orders, given = deletion_orders(maps, random), (judge, model, image, label)
-            # With all patches or none the order does not matter.
-            intact = (predicted == label).cpu()[None]
-            empty = deletion_outcomes(*given, {(RANDOM,): random}, texts[name], (1,))[RANDOM,]
-            for curve, right in deletion_outcomes(*given, orders, texts[name], FRACTIONS[1:-1]).items():
-                found[name].setdefault(curve, []).append(torch.cat([intact, right, empty]))
+            with torch.no_grad():
+                tokens = model.vision.embed(image)
+                # With all patches or none the order does not matter; and without any, all images are one.
+                empty = features_of_rows(model, tokens[:1], torch.zeros_like(label[:1, None])) @ texts[name].T
+            ends = [(classes == label).cpu()[None] for classes in (predicted, empty.argmax(-1))]
+            given = judge, model, tokens, label, deletion_orders(maps, random), texts[name]
+            for curve, right in deletion_outcomes(*given, FRACTIONS[1:-1]).items():
+                found[name].setdefault(curve, []).append(torch.cat([ends[0], right, ends[1]]))
     return {name: {curve: torch.cat(parts, 1).numpy() for curve, parts in of.items()} for name, of in found.items()}
 
 

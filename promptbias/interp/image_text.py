@@ -125,9 +125,10 @@ def deletion_scores(model: TunedCLIP, image: Tensor, order: Tensor, seed: int) -
     some = image.expand(RANDOM_ORDERS, -1, -1, -1)
     drawn = random_orders(some, order.shape[1], torch.Generator().manual_seed(seed))
     orders = torch.cat([order, drawn])
+    tokens = model.vision.embed(image)
     features, one = [], torch.zeros(1, dtype=torch.long, device=image.device)
     for fraction in FRACTIONS:
         which = orders if 0 < fraction < 1 else orders[:1]  # all patches or none: there the order does not matter
-        of_orders = features_of_rows(model, image, kept_rows(which, fraction), one.expand(len(which)))
+        of_orders = features_of_rows(model, tokens, kept_rows(which, fraction), one.expand(len(which)))
         features.append(of_orders.expand(len(orders), -1))
     return model.logit_scale * torch.stack(features) @ model.text_features().T

@@ -139,8 +139,7 @@ class Tower(Hookable, nn.Module):
         if self.is_quick_gelu and untouched:
             # u σ(1.702 u) = silu(1.702 u) / 1.702 keeps one wide tensor for backward instead of three. The factors are
             # applied where tensors are narrow: the first to the layer norm, the second where the result is added.
-            wide = linear(layer_norm(x, *ln, QUICK_GELU), W_fc, b_fc * QUICK_GELU)
-            silu = F.silu(wide, inplace=not wide.requires_grad)
+            silu = linear(layer_norm(x, *ln, QUICK_GELU), W_fc, b_fc * QUICK_GELU, silu=True)
             return torch.add(x, linear(silu, W_proj, b_proj * QUICK_GELU), alpha=1 / QUICK_GELU)
         h = at("ln_2", layer_norm(x, *ln))
         hidden = at("mlp.hidden", linear(h, W_fc, b_fc), h)
@@ -185,9 +184,16 @@ class VisionTower(Tower):
 
     def forward(self, image: Tensor, adapter: Adapter) -> Tensor:
         """Images (B, 3, S, S) -> features (B, joint width), not normalised."""
+        return self.encode(self.embed(image), adapter)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> [cls] and patches with their positions, (B, 1 + M, D)."""
         visual: Any = self.visual
         x = visual.conv1(image.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, M, D)
-        x = torch.cat([visual.class_embedding.expand(x.shape[0], 1, -1), x], 1) + visual.positional_embedding
+        return torch.cat([visual.class_embedding.expand(x.shape[0], 1, -1), x], 1) + visual.positional_embedding
+
+    def encode(self, x: Tensor, adapter: Adapter) -> Tensor:
+        """Embedded tokens (B, N, D) -> features (B, joint width), not normalised."""
         x = self.hook(OUTSIDE, EMBEDDINGS, adapter.on_embeddings(x))
         return self.features(adapter, self.run_blocks(self.outer_norm(adapter, "ln_pre", x), adapter, PaddedBatch(0)))
 

@@ -16,6 +16,17 @@ def causal_mask(rows: int, columns: int, like: Tensor) -> Tensor:
     return like.new_full((rows, columns), -torch.inf).triu(columns - rows + 1)
 
 
+def softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis, in the dtype of `scores`.
+
+    On a CPU torch's kernel for bfloat16 takes what is left of a row after whole vectors one by one; that for float32
+    does not, where a row fills a vector.
+    """
+    if scores.dtype == torch.bfloat16 and not scores.is_cuda and not scores.requires_grad and scores.shape[-1] >= 16:
+        return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+    return scores.softmax(-1)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q kᵀ / √d) v over the last two axes; where `causal`, q are the last rows of the sequences of k and v.
 
@@ -24,10 +35,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """
     slow = causal or (q.dtype == torch.bfloat16 and not q.is_cuda)
     if slow or not hasattr(F, "scaled_dot_product_attention"):
-        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        # Contiguous before it is transposed: the product would copy it column by column.
+        scores = q * q.shape[-1] ** -0.5 @ k.contiguous().transpose(-1, -2)
         if causal:
             scores = scores + causal_mask(scores.shape[-2], scores.shape[-1], scores)
-        return scores.softmax(-1) @ v
+        return softmax(scores) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 

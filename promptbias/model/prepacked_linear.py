@@ -56,8 +56,8 @@ class PackedLinear(torch.autograd.Function):
         return of_x, of_bias, None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY) -> Tensor:
-    """x Wᵀ + b, (..., k) -> (..., m), with those `rows` of a weight (n, k) and its bias (n,).
+def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY, silu: bool = False) -> Tensor:
+    """x Wᵀ + b, (..., k) -> (..., m), with those `rows` of a weight (n, k) and its bias (n,); SiLU of it with `silu`.
 
     Torch's own product where the weight is trained, in a dtype that oneDNN cannot have here, on a GPU, under autocast,
     and where the computation is traced.
@@ -65,12 +65,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, rows: slice = EVERY) -> Tens
     bias = bias[rows]
     torchs_own = packed_weights is None or weight.device.type != "cpu" or weight.dtype not in DTYPES
     if torchs_own or weight.requires_grad or is_autocast(weight.device.type) or is_traced():
-        return F.linear(x, weight[rows], bias)
+        return activated(F.linear(x, weight[rows], bias), silu)
     parts = packed_weights.setdefault(weight, {})
     packed = parts.get((rows.start, rows.stop))
     if packed is None or packed.version != version_of(weight):
         packed = parts[rows.start, rows.stop] = PackedWeight(weight, rows)
-    return PackedLinear.apply(x, bias, packed)
+    if torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
+        return activated(PackedLinear.apply(x, bias, packed), silu)
+    return multiply(x, packed.forward, bias, "swish" if silu else "none", [], "")
+
+
+def activated(x: Tensor, silu: bool) -> Tensor:
+    """SiLU of x if it is wanted; in place where backward does not need x."""
+    return F.silu(x, inplace=not x.requires_grad) if silu else x
 
 
 def version_of(tensor: Tensor) -> tuple[int, int]:

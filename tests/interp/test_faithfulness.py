@@ -84,7 +84,8 @@ def test_deletion_starts_at_the_whole_image_and_follows_the_map(tuned, images):
     random = faithfulness.random_orders(images, M, torch.Generator().manual_seed(0))
     orders = faithfulness.deletion_orders(maps, random)
     assert orders["ramp", MOST][0, 0] == M - 1 and orders["ramp", LEAST][0, 0] == 0
-    outcomes = faithfulness.deletion_outcomes(Judge(model), model, images, labels, orders, texts)
+    tokens = model.vision.embed(images)
+    outcomes = faithfulness.deletion_outcomes(Judge(model), model, tokens, labels, orders, texts)
     intact = model.logits(images).argmax(-1) == labels
     empty = outcomes[RANDOM,][-1]
     assert all(torch.equal(found[0], intact) and torch.equal(found[-1], empty) for found in outcomes.values())
@@ -99,9 +100,8 @@ def test_outcomes_are_those_of_one_image_and_one_order_at_a_time(tuned, images):
     orders = {("a", MOST): torch.rand(len(images), M).argsort(1), ("b", MOST): torch.rand(len(images), M).argsort(1)}
     orders["b", MOST][:3] = orders["a", MOST][:3]
     fractions = (0.25, 0.5, 0.9)
-    outcomes = faithfulness.deletion_outcomes(
-        Judge(model), model, images, labels, orders, model.text_features(), fractions
-    )
+    tokens, texts = model.vision.embed(images), model.text_features()
+    outcomes = faithfulness.deletion_outcomes(Judge(model), model, tokens, labels, orders, texts, fractions)
     for curve, order in orders.items():
         for f, fraction in enumerate(fractions):
             for i, image in enumerate(images):
@@ -117,8 +117,9 @@ def test_maps_are_relevancy_of_either_class_and_attention(tuned, images, kind):
     with torch.no_grad():
         texts, predicted = model.text_features(), model.logits(images).argmax(-1)
     assert (predicted != labels).any() and (predicted == labels).any()
-    maps, found = faithfulness.relevance_maps(model, images, labels, texts)
-    assert torch.equal(found, predicted)
+    batches = list(zip(images.split(5), labels.split(5)))
+    maps, found = faithfulness.maps_of_batches(model, batches, texts)
+    assert torch.equal(found, predicted) and list(maps) == list(faithfulness.MAPS)
     for name, which in (("own class", labels), ("predicted class", predicted)):
         expected = relevancy(model, images, which).vision[:, :M]
         torch.testing.assert_close(maps[name], expected, rtol=1e-4, atol=1e-5)
@@ -173,16 +174,17 @@ def test_what_bfloat16_leaves_in_doubt_float32_decides(tuned, images, monkeypatc
     torch.manual_seed(6)
     model, which = tuned(), torch.arange(60) % len(images)
     rows = deletion.kept_rows(torch.rand(len(which), M).argsort(1), 0.3)
-    features = deletion.features_of_rows(model, images, rows, which)
+    tokens = model.vision.embed(images)
+    features = deletion.features_of_rows(model, tokens, rows, which)
     texts = features[:5]  # classes that are hard to tell apart
     labels, expected = torch.arange(len(images)) % 5, (features @ texts.T).argmax(-1)
     judge = Judge(model)
     assert (judge.draft is None) != native
     if native and noise:
         judge.draft.visual.proj += noise * torch.randn_like(judge.draft.visual.proj)
-        drafted = deletion.features_of_rows(model, images, rows, which, judge.draft)
+        drafted = deletion.features_of_rows(model, tokens.bfloat16(), rows, which, judge.draft)
         assert not torch.equal((drafted @ texts.T).argmax(-1) == labels[which], expected == labels[which])
-    right = judge.right(model, images, labels, which, rows, texts)
+    right = judge.right(model, tokens, labels, which, rows, texts)
     assert torch.equal(right, expected == labels[which]) and right.any() and not right.all()
     if native and noise:
         assert judge.tolerance > 2 * deletion.DOUBT * float(model.logit_scale)

@@ -182,6 +182,20 @@ def test_attention_written_out_is_the_fused_one(monkeypatch):
     torch.testing.assert_close(layouts.attention(q, k, v), fused, **CLOSE)
 
 
+@pytest.mark.parametrize("tokens", [7, 20])
+def test_attention_in_bfloat16_is_that_in_float32(tokens):
+    """With gradients and without, which take other kernels; rows shorter and longer than a vector of the processor."""
+    exact = torch.randn(3, 2, 4, tokens, 16).bfloat16().float().requires_grad_()
+    rounded = exact.detach().bfloat16().requires_grad_()
+    expected, found = (layouts.attention(*t.unbind()) for t in (exact, rounded))
+    close = {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(found.float(), expected, **close)
+    torch.testing.assert_close(layouts.attention(*rounded.detach().unbind()).float(), expected, **close)
+    expected.sum().backward()
+    found.sum().backward()
+    torch.testing.assert_close(rounded.grad.float(), exact.grad, **close)
+
+
 @pytest.mark.parametrize("adapter", [BlockBias(BLOCKS, WIDTH, std=0.3), DeepPrompts(BLOCKS, 2, WIDTH, at=1)])
 def test_many_texts_a_part_at_a_time(frozen, monkeypatch, adapter):
     monkeypatch.setattr(encoder, "TEXTS_AT_ONCE", 2)

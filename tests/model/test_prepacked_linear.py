@@ -53,6 +53,20 @@ def test_any_size(n, k, tokens):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_packing)])
+def test_silu_of_the_product(dtype):
+    """In one operation where nothing needs a gradient, and with the gradients of x and of the bias where they do."""
+    weight, bias = weight_and_bias(dtype)
+    x = torch.randn(3, 5, 16, dtype=dtype)
+    given = [t.detach().double().requires_grad_() for t in (x, bias)]
+    expected = F.silu(given[0] @ weight.double().T + given[1])
+    torch.testing.assert_close(linear(x, weight, bias, silu=True).double(), expected, **CLOSE[dtype])
+    wanted = x.requires_grad_(), bias.requires_grad_()
+    gradients = torch.autograd.grad(linear(x, weight, bias, silu=True).sum(), wanted)
+    for found, of in zip(gradients, torch.autograd.grad(expected.sum(), given)):
+        torch.testing.assert_close(found.double(), of, rtol=CLOSE[dtype]["rtol"] * 4, atol=CLOSE[dtype]["atol"] * 4)
+
+
 def test_some_of_the_tokens():
     (weight, bias), x = weight_and_bias(), torch.randn(2, 7, 16)
     torch.testing.assert_close(linear(x[:, :5], weight, bias), linear(x, weight, bias)[:, :5])
