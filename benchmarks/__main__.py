@@ -38,6 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="torch's threads (default: its own choice)")
     parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES], help="of ours, beside float32")
     parser.add_argument("--seconds", type=float, help="time for the runs of one row (default: 90; with --quick: 12)")
+    parser.add_argument(
+        "--turns", type=int, help="of each implementation; each starts a process (default: 2; with --quick: 1)"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows with this text in their names")
     parser.add_argument("--json", default="", metavar="FILE", help="also write every measured value")
     parser.add_argument(
@@ -49,7 +52,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="instead: where the time of a training step goes, baseline and ours"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seconds is None:
+        args.seconds = 12 if args.quick else 90
+    if args.turns is None:
+        args.turns = 1 if args.quick else 2
+    if args.turns < 1:
+        raise UserError(f"--turns {args.turns}, but each implementation needs at least one turn")
+    return args
 
 
 def classes_that_fit(device: str) -> int:
@@ -71,7 +81,7 @@ def measure_row(case: Case, precision: str, args: argparse.Namespace) -> dict[st
         name: Worker(None, str(DTYPES[name]).split(".")[-1], args.device, args.threads, args.shape)
         for name in dict.fromkeys([precision, "fp32"])
     }
-    interleave([*workers.values(), *peaks.values()], args.seconds, turns=1 if args.quick else 2)
+    interleave([*workers.values(), *peaks.values()], args.seconds, args.turns)
     with workers[precision] as worker:
         operations = worker.ask("count")  # the same in every precision
     per_second = {name: 1 / worker.median() for name, worker in peaks.items()}
@@ -89,13 +99,17 @@ def measure_row(case: Case, precision: str, args: argparse.Namespace) -> dict[st
     return row
 
 
+def duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
 def row_cells(row: dict[str, Any], precision: str) -> dict[str, str]:
     """A row of the table, header -> text; without the float32 column where float32 is what ours computes in anyway."""
     baseline, ours, exact = (row["implementations"].get(name) for name in (BASELINE, precision, "fp32"))
     cells = {
         "what": row["row"],
-        "baseline": f"{baseline['median']:.2f} s",
-        f"ours, {precision}": f"{ours['median']:.2f} s",
+        "baseline": duration(baseline["median"]),
+        f"ours, {precision}": duration(ours["median"]),
         "speedup": f"{ours['speedup']:.1f}",
         "speedup, fp32": f"{exact['speedup']:.1f}" if exact else "",
         "share of peak": f"{ours['share_of_peak']:.0%}" if ours.get("operations") else "",
@@ -133,8 +147,6 @@ def main() -> int | None:
         from .profile import print_profile
 
         return print_profile(QUICK[0] if args.quick else PROFILED, args.device)
-    if args.seconds is None:
-        args.seconds = 12 if args.quick else 90
     precision = resolve_precision(args.precision, args.device)
     candidates = QUICK if args.quick else all_cases(classes_that_fit(args.device))
     chosen = [case for case in candidates if args.only in str(case)]
@@ -164,7 +176,8 @@ def median_peaks(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def format_peaks(per_second: dict[str, float]) -> str:
     """Each precision once, such as "435 GFLOP/s in bf16, 217 GFLOP/s in fp32"."""
-    return ", ".join(f"{value / 1e9:.0f} GFLOP/s in {name}" for name, value in per_second.items())
+    scaled = {name: (value / 1e12, "T") if value >= 1e13 else (value / 1e9, "G") for name, value in per_second.items()}
+    return ", ".join(f"{value:.0f} {prefix}FLOP/s in {name}" for name, (value, prefix) in scaled.items())
 
 
 def report(rows: list[dict[str, Any]], precision: str, args: argparse.Namespace) -> None:

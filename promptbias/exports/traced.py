@@ -7,7 +7,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptbias.model.layouts import PaddedBatch, causal_mask
 from promptbias.model.tuned_clip import TunedCLIP
 from promptbias.utils.errors import UserError
 
@@ -46,11 +45,8 @@ class TextEncoder(nn.Module):
         self.tower, self.adapter = model.text, model.adapters.text
 
     def forward(self, tokens: Tensor) -> Tensor:
-        N = tokens.shape[1]
-        layout = PaddedBatch(tokens.argmax(-1), causal_mask(N, N, self.tower.clip.positional_embedding))
-        with self.tower.hooked({}):  # lays every text out in full
-            features = self.tower.encode(self.adapter, tokens, torch.arange(N), layout)
-        return F.normalize(features, dim=-1)
+        with self.tower.hooked({}):  # attention written out
+            return F.normalize(self.tower.encode_padded(self.adapter, tokens, tokens.shape[1]), dim=-1)
 
 
 def program(module: nn.Module, example: Tensor) -> Any:

@@ -5,7 +5,8 @@ CLIP's own modules are only read.
 
 What is not needed is not computed, and every saving is exact:
 - text attention is causal, so nothing after EOS is encoded;
-- all classes share SOS and the template, so their common prefix is encoded once (`PrefixPackedTexts`);
+- all classes share SOS and the template, so their common prefix is encoded once (`PrefixPackedTexts`); but a GPU pads
+  few texts;
 - the last block updates only the row that becomes the features ([cls] or EOS);
 - prompts that the next block replaces serve as keys and values only.
 
@@ -28,6 +29,7 @@ from .layouts import Layout, PaddedBatch, PrefixPackedTexts, Rows, attention_pat
 from .prepacked_linear import EVERY, linear
 
 TEXTS_AT_ONCE = 1000  # so that memory does not grow with the number of classes beyond
+PADDED_AT_MOST = 4096  # tokens of texts on a GPU; see `TextTower.encode_pack`
 QUICK_GELU = 1.702  # OpenAI's approximation of GELU: u σ(1.702 u)
 
 
@@ -222,20 +224,29 @@ class TextTower(Tower):
     def forward(self, adapter: Adapter, which: Tensor | None = None) -> Tensor:
         """Features (K, joint width) of all texts, or of `which` (with repetitions), not normalised."""
         if self.hooks is None:
-            features = torch.cat([self.encode_pack(adapter, pack) for pack in self.packs])
+            parts = zip(self.packs, self.tokens.split(TEXTS_AT_ONCE))
+            features = torch.cat([self.encode_pack(adapter, pack, tokens) for pack, tokens in parts])
             return features if which is None else features[which]
         tokens = self.tokens if which is None else self.tokens[which]
-        eos = tokens.argmax(-1)
-        ids = tokens[:, : int(eos.max()) + 1]
-        mask = causal_mask(ids.shape[1], ids.shape[1], self.clip.positional_embedding)
-        return self.encode(adapter, ids, torch.arange(ids.shape[1], device=ids.device), PaddedBatch(eos, mask))
+        return self.encode_padded(adapter, tokens, int(tokens.argmax(-1).max()) + 1)
 
-    def encode_pack(self, adapter: Adapter, pack: Any) -> Tensor:
-        """Features (K, joint width) of a pack; one of several is encoded again for backward, and keeps nothing."""
+    def encode_pack(self, adapter: Adapter, pack: Any, tokens: Tensor) -> Tensor:
+        """Features (K, joint width) of a pack; one of several is encoded again for backward, and keeps nothing.
+
+        A GPU does what so few tokens need in less time than it takes to start the kernels. Padded they need half as
+        many kernels as packed.
+        """
+        if tokens.is_cuda and len(tokens) * pack.longest <= PADDED_AT_MOST:
+            return self.encode_padded(adapter, tokens, pack.longest)
         args = adapter, pack.ids, pack.positions, pack
         if len(self.packs) == 1 or not torch.is_grad_enabled():
             return self.encode(*args)
         return checkpoint(self.encode, *args, use_reentrant=False)
+
+    def encode_padded(self, adapter: Adapter, tokens: Tensor, longest: int) -> Tensor:
+        """Features (K, joint width) of texts of at most `longest` tokens, from the tokens (K, N) up to there."""
+        layout = PaddedBatch(tokens.argmax(-1), causal_mask(longest, longest, self.clip.positional_embedding))
+        return self.encode(adapter, tokens[:, :longest], torch.arange(longest, device=tokens.device), layout)
 
     def encode(self, adapter: Adapter, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """Token ids (..., N) at positions (N,) -> features (K, joint width)."""

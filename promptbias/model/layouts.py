@@ -8,6 +8,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .prepacked_linear import EVERY
+
 Rows = slice | Tensor
 
 
@@ -33,14 +35,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     Torch's fused kernel keeps no pattern for backward. But on a CPU it is slower in bfloat16 than the products written
     out, in backward by far, and in every dtype on many short sequences; and before 2.0 torch has none.
     """
-    slow = causal or (q.dtype == torch.bfloat16 and not q.is_cuda)
-    if slow or not hasattr(F, "scaled_dot_product_attention"):
+    fused = q.is_cuda and q.shape[-2] == k.shape[-2] if causal else q.is_cuda or q.dtype != torch.bfloat16
+    if not fused or not hasattr(F, "scaled_dot_product_attention"):
         # Contiguous before it is transposed: the product would copy it column by column.
         scores = q * q.shape[-1] ** -0.5 @ k.contiguous().transpose(-1, -2)
         if causal:
             scores = scores + causal_mask(scores.shape[-2], scores.shape[-1], scores)
         return softmax(scores) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 def attention_pattern(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
@@ -54,8 +56,7 @@ class PaddedBatch:
 
     Args:
         readout: the row that becomes the features: one for all sequences, or (B,) one for each.
-        mask: additive (N, N), for hooked passes; without hooks only the vision branch is laid out like this, and has
-            none.
+        mask: additive (N, N), causal, of texts.
     """
 
     def __init__(self, readout: int | Tensor, mask: Tensor | None = None) -> None:
@@ -63,12 +64,11 @@ class PaddedBatch:
 
     def last_rows(self) -> Rows:
         """What the last block must update."""
-        assert isinstance(self.readout, int), "texts without hooks are packed"
-        return slice(self.readout, self.readout + 1)
+        return slice(self.readout, self.readout + 1) if isinstance(self.readout, int) else EVERY
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (B, H, n, d), k and v (B, H, N, d) -> what each head gathers, as q."""
-        return attention(q, k, v)
+        return attention(q, k, v, causal=self.mask is not None)
 
     def read(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, D)."""
@@ -95,6 +95,7 @@ class PrefixPackedTexts(nn.Module):
         super().__init__()
         lengths = tokens.argmax(-1) + 1
         differs = (tokens != tokens[0]).any(0).int()
+        self.longest = int(lengths.max())
         self.prefix = min(int(differs.argmax()) if differs.any() else tokens.shape[1], int(lengths.min()) - 1)
         rest = lengths - self.prefix
         order = rest.argsort(stable=True)  # texts of one length side by side, so that they can be viewed as (G, n)

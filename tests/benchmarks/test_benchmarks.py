@@ -155,6 +155,9 @@ def test_a_row_that_does_not_exist_is_one_line(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "ResNet"])
     with pytest.raises(UserError, match='^no row has "ResNet" in its name'):
         benchmark.main()
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--turns", "0"])
+    with pytest.raises(UserError, match="^--turns 0, but each implementation needs at least one turn"):
+        benchmark.main()
 
 
 def test_without_bf16_there_is_one_column_for_fp32():
@@ -169,6 +172,7 @@ def test_without_bf16_there_is_one_column_for_fp32():
 def test_each_precision_has_one_peak():
     rows = [{"peaks_per_second": {"fp32": value}} for value in (131e9, 132e9, 140e9)]
     assert format_peaks(median_peaks(rows)) == "132 GFLOP/s in fp32"
+    assert format_peaks({"bf16": 7.2e14}) == "720 TFLOP/s in bf16"
     rows = [{"peaks_per_second": {"bf16": 435e9, "fp32": 217e9}}]
     assert format_peaks(median_peaks(rows)) == "435 GFLOP/s in bf16, 217 GFLOP/s in fp32"
 

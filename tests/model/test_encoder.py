@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -172,6 +173,26 @@ def test_texts_by_index_with_and_without_hooks(frozen):
     torch.testing.assert_close(tower(Adapter(), which), every[which])
     with tower.hooked({"blocks.0.resid_pre": look_only}):
         torch.testing.assert_close(tower(Adapter(), which), every[which], **CLOSE)
+
+
+@pytest.mark.parametrize("ids", LISTS.values(), ids=LISTS)
+def test_padded_texts_with_biases_equal_all_positions_of_each(frozen, ids):
+    """A GPU pads few texts, where a CPU packs them."""
+    adapter, longest = BlockBias(BLOCKS, WIDTH, std=0.3), int(ids.argmax(-1).max()) + 1
+    agree(TextTower(frozen, ids).encode_padded(adapter, ids, longest), plain_text(frozen, ids, adapter), adapter)
+
+
+def test_prompts_in_padded_texts(frozen):
+    ids, adapter = texts([343, 343, 269], [343, 343, 12, 13, 269]), DeepPrompts(BLOCKS, 2, WIDTH, at=1)
+    agree(TextTower(frozen, ids).encode_padded(adapter, ids, 7), plain_text(frozen, ids, adapter), adapter)
+
+
+@pytest.mark.skipif(not hasattr(F, "scaled_dot_product_attention"), reason="torch before 2.0")
+def test_causal_attention_is_the_fused_one():
+    q, k, v = torch.randn(3, 2, 4, 7, 16).unbind()
+    fused = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(layouts.attention(q, k, v, causal=True), fused, **CLOSE)
+    torch.testing.assert_close(layouts.attention(q[..., -2:, :], k, v, causal=True), fused[..., -2:, :], **CLOSE)
 
 
 def test_attention_written_out_is_the_fused_one(monkeypatch):
