@@ -9,6 +9,7 @@ from tabulate import tabulate
 from promptbias.experiments.arena import BUDGET, EVERY, published_base_to_new
 from promptbias.experiments.paper import Absent
 from promptbias.experiments.results import format_mean_std
+from promptbias.utils.markdown import markdown_table
 
 from .arena_entries import ACCURACIES, Entry, Found, pareto_front
 from .estimates import Estimate
@@ -130,7 +131,7 @@ def as_markdown(found: Found) -> str:
     """All tables, with how to read them."""
     parts = [caption(found)]
     for title, (headers, rows) in tables(found).items():
-        parts.append(f"**{title}**\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+        parts.append(f"**{title}**\n\n" + markdown_table(rows, headers))
     return "\n\n".join(parts) + "\n"
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from tabulate import tabulate
 
 from promptbias.utils.errors import UserError
 from promptbias.utils.files import atomic_write
+from promptbias.utils.markdown import markdown_table
 from promptbias.utils.seals import read_json, seal_json
 
 FILE = "findings.json"
@@ -187,4 +187,4 @@ def main(args: argparse.Namespace) -> None:
     heading, *rows = side_by_side([read(folder) for folder in args.reports])
     if not rows:
         raise UserError("these reports have no figure that tests a finding of the paper")
-    print(tabulate(rows, heading, tablefmt="pipe", disable_numparse=True))
+    print(markdown_table(rows, heading))

@@ -12,12 +12,12 @@ import statistics
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
 from promptbias.model.precision import DTYPES, resolve_precision
 from promptbias.utils.errors import UserError, cli
 from promptbias.utils.files import atomic_write
+from promptbias.utils.markdown import markdown_table
 
 from .cases import BASELINE, CHECKPOINTED, MAX_CLASSES, PROFILED, QUICK, SHAPES, Case, all_cases, checkpoint_sizes
 from .workers import Worker, interleave
@@ -124,7 +124,7 @@ def row_cells(row: dict[str, Any], precision: str) -> dict[str, str]:
 def render(rows: list[dict[str, Any]], precision: str) -> str:
     """The table in Markdown."""
     cells = [row_cells(row, precision) for row in rows]
-    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown_table([list(row.values()) for row in cells], list(cells[0]))
 
 
 def machine(device: str) -> str:

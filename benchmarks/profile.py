@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
 from promptbias.model.precision import DTYPES, resolve_precision
+from promptbias.utils.markdown import markdown_table
 
 from .cases import BASELINE, VIT_B16, Case, prepare
 from .workers import operations, seconds_per_operation
@@ -52,7 +52,7 @@ def print_profile(case: Case, device: str) -> None:
     ]
     rows.append(["all", f"{totals[0]:.2f} s", "", f"{totals[1]:.2f} s", ""])
     print(f"{case}\n")
-    print(tabulate(rows, ["", "baseline", "", f"ours, {precision}", ""], tablefmt="github", disable_numparse=True))
+    print(markdown_table(rows, ["", "baseline", "", f"ours, {precision}", ""]))
     count = operations(prepare(case, precision, device))
     floor = count * seconds_per_operation(DTYPES[precision], device)
     print(f"\nOur matrix products are {count / 1e12:.2f}e12 operations: {floor:.2f} s at peak GEMM throughput.")

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_digits
-from tabulate import tabulate
 from torch import Tensor
 
 from promptbias.model.backbones import openai
 from promptbias.model.backbones.build import build
 from promptbias.model.loading import import_clip
 from promptbias.utils.errors import cli
+from promptbias.utils.markdown import markdown_table
 
 from . import MEAN, STD, WEIGHTS
 from .captions import DIGITS, LETTERS
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         pixels, labels = draw()
         share = accuracy(image_features(model, pixels), texts, labels)
         rows.append([title, *shown(share, len(labels), len(names))])
-    print(tabulate(rows, ["zero-shot", "accuracy %", "95 %", "chance %"], tablefmt="pipe", disable_numparse=True))
+    print(markdown_table(rows, ["zero-shot", "accuracy %", "95 %", "chance %"]))
     shares = sos_attention(model)
     print("\nEOS' attention on SOS in %, mean over heads, block 1, 2, ...: ", end="")
     print(", ".join(f"{100 * share:.1f}" for share in shares.mean(1).tolist()) + f"; mean {100 * shares.mean():.1f}")

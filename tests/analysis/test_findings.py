@@ -1,5 +1,7 @@
 """The paper's findings as verdicts: what an interval decides, and each figure's quantities against its own arrays."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -126,16 +128,16 @@ def test_what_constants_keep_of_the_gain(tmp_path):
 
 
 def test_reports_side_by_side(tmp_path, capsys):
-    one = Finding.of("It falls", "its change, points", Estimate(-3.2, (-4.0, -1.5)), 0, above=False)
+    one = Finding.of("It falls", "its change |a − b|, points", Estimate(-3.2, (-4.0, -1.5)), 0, above=False)
     other = Finding.of("It stays", "correlation", 0.9, 0.7)
     findings.write(str(tmp_path / "a"), Findings("Digits", "deep", [one, other]))
     findings.write(str(tmp_path / "b"), Findings("Letters", "deep", [one]))
     main(["findings", str(tmp_path / "a"), str(tmp_path / "b")])
     heading, _, falls, stays = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in capsys.readouterr().out.splitlines()
     )
     assert heading == ["finding of the paper", "holds if", "Digits, deep", "Letters, deep"]
-    assert falls == ["It falls", "its change, points < 0", *["confirmed: -3.20 [-4.00, -1.50]"] * 2]
+    assert falls == ["It falls", r"its change \|a − b\|, points < 0", *["confirmed: -3.20 [-4.00, -1.50]"] * 2]
     assert stays == ["It stays", "correlation > 0.7", "confirmed: 0.90", ""]
 
 
