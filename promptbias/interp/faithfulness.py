@@ -80,7 +80,8 @@ def maps_of_batches(
     image, label = (torch.cat(tensors) for tensors in zip(*batches))
     predicted = torch.cat([of_batch for _, of_batch in parts])
     of_predicted, wrong = maps["own class"].clone(), (predicted != label).nonzero()[:, 0]
-    for some in wrong.split(len(batches[0][1])):  # elsewhere the two relevancies are one
+    # Elsewhere the two relevancies are one. Split, no images at all would be one empty batch.
+    for some in wrong.split(len(batches[0][1])) if len(wrong) else ():
         again, _ = relevance_maps(model, image[some], predicted[some], texts)
         of_predicted[some] = again["own class"]
     return {"own class": maps["own class"], "predicted class": of_predicted, "attention": maps["attention"]}, predicted

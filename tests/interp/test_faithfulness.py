@@ -127,6 +127,17 @@ def test_maps_are_relevancy_of_either_class_and_attention(tuned, images, kind):
     assert torch.equal(maps["own class"][same], maps["predicted class"][same])
 
 
+def test_where_all_are_right_the_two_relevancies_are_one(tuned, images, monkeypatch):
+    model, sizes, maps_of = tuned(), [], faithfulness.relevance_maps
+    monkeypatch.setattr(
+        faithfulness, "relevance_maps", lambda m, x, *rest: sizes.append(len(x)) or maps_of(m, x, *rest)
+    )
+    with torch.no_grad():
+        texts, predicted = model.text_features(), model.logits(images).argmax(-1)
+    maps, _ = faithfulness.maps_of_batches(model, [(images, predicted)], texts)
+    assert torch.equal(maps["own class"], maps["predicted class"]) and sizes == [len(images)]
+
+
 def test_area_under_straight_lines():
     assert faithfulness.deletion_area(np.ones(11, bool)) == pytest.approx(1)
     lines = np.stack([1 - np.array(FRACTIONS), np.array(FRACTIONS) / 2], 1)
